@@ -1,0 +1,215 @@
+"""The contract of a vendor: what one file in `relay/sources/` declares.
+
+A vendor is data where vendors differ in data, and a decorated generator where they differ in code::
+
+    ORDERS = Table("orders", key=("id",), clock="updated_at", columns={"id": Type.INT, …})
+
+    vendor = Vendor(
+        title="Acme", family="carts", docs="https://docs.acme.example/webhooks",
+        verify=Hmac("X-Acme-Signature"),
+        type=header("X-Acme-Topic"), id=header("X-Acme-Delivery"),
+        tables=(ORDERS,),
+    )
+
+    @vendor.maps("order.created", "order.updated")
+    def order(event: Event) -> Iterator[Record]:
+        yield ORDERS.row(event.data, at=instant_ns(event.data["updated_at"]))
+
+    @vendor.sample("order.created")
+    def order_sample(n: int, now: int) -> Sample: ...
+
+A mapper is a pure generator. A type without one is ignored and counted. A `KeyError`, `TypeError` or the like in
+a mapper is caught once, in `intake`, and quarantines the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from relay.errors import MalformedPayload
+from relay.records import Event, Record, Request, Table, encode_json, instant_ns
+from relay.signatures import Verifier
+
+Mapper = Callable[[Event], Iterator[Record]]
+Reader = Callable[[Request, Any], Any]
+#: Headers that identify a delivery's content, kept with the event for mappers and people.
+_NO_HEADERS: Final[tuple[str, ...]] = ()
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a vendor must be answered where it is not the plain 202."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "text/plain; charset=utf-8"
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A realistic delivery of one type, unsigned: a JSON value (or raw bytes) and the vendor's headers."""
+
+    body: Any
+    headers: Mapping[str, str] = {}
+    content_type: str = "application/json"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting that only this vendor has, under the vendor's own name."""
+
+    help: str
+    default: Any = None
+    secret: bool = False
+
+
+def header(name: str) -> Reader:
+    """Reads a request header; empty where it is absent."""
+    lower = name.lower()
+    return lambda request, _data: request.headers.get(lower, "")
+
+
+def field(*path: str) -> Reader:
+    """Reads a field of the decoded body; empty where it is absent."""
+
+    def read(_request: Request, data: Any) -> Any:
+        for name in path:
+            data = data.get(name) if isinstance(data, dict) else None
+        return "" if data is None else data
+
+    return read
+
+
+def nothing(_request: Request, _data: Any) -> str:
+    """Reads nothing: the vendor has no such thing."""
+    return ""
+
+
+class Vendor:
+    """One kind of sender.
+
+    Args:
+        title: its name for people.
+        family: `helpdesk`, `carts`, `ads` or `generic`.
+        docs: the vendor's page on its webhooks.
+        verify: the mechanism that proves a delivery.
+        type: reads the event's type. id: reads the delivery id (`nothing`: deduplicated by content, for
+            minutes). at: reads the vendor's time of the event, any form that `instant_ns` takes.
+        test: reads whether the vendor calls it a test.
+        tables: all tables that its mappers write.
+        split: takes a delivery apart into the data of its events; None where a delivery is one event.
+        events: reads a whole delivery into events, in place of type, id, at, test and split.
+        keep_headers: request headers kept with the event, for mappers and people.
+        handshake: answers a request of the challenge's shape, or returns None; may see GET and POST, signed or
+            not. It gets the request, the secrets and the settings.
+        scrub: takes secrets out of a decoded body before anything is stored.
+        reply: what an accepted delivery is answered, None for the plain 202.
+        settings: settings of this vendor alone. forms: takes form bodies.
+        proof: how the signature scheme is proved (a vector's id, or a library's name).
+        secret_like: a prefix of a secret's form (`whsec_`), for the demo sources.
+    """
+
+    def __init__(  # noqa: PLR0913 - a declaration names each thing in which vendors differ
+        self,
+        *,
+        title: str,
+        family: str,
+        docs: str,
+        verify: Verifier | Callable[[Mapping[str, Any]], Verifier],
+        type: Reader = nothing,  # noqa: A002 - the field's own word
+        id: Reader = nothing,  # noqa: A002 - the field's own word
+        at: Reader = nothing,
+        test: Reader = nothing,
+        tables: tuple[Table, ...] = (),
+        split: Callable[[Any], Iterable[Any]] | None = None,
+        events: Callable[[Request, Any], Iterable[Event]] | None = None,
+        keep_headers: tuple[str, ...] = _NO_HEADERS,
+        handshake: Callable[[Request, tuple[str, ...], Mapping[str, Any]], Reply | None] | None = None,
+        scrub: Callable[[Any], Any] | None = None,
+        reply: Reply | None = None,
+        settings: Mapping[str, Setting] | None = None,
+        forms: bool = False,
+        proof: str = "",
+        secret_like: str = "",
+    ) -> None:
+        self.title, self.family, self.docs, self.proof = title, family, docs, proof
+        self.verify, self.type, self.id, self.at, self.test = verify, type, id, at, test
+        self.tables = {table.name: table for table in tables}
+        self.split, self.events = split, events
+        self.keep_headers = tuple(h.lower() for h in keep_headers)
+        self.handshake, self.scrub, self.reply = handshake, scrub, reply
+        self.settings, self.forms, self.secret_like = dict(settings or {}), forms, secret_like
+        self.mappers: dict[str, Mapper] = {}
+        self.families: list[tuple[str, Mapper]] = []
+        self.samples: dict[str, Callable[[int, int], Sample]] = {}
+
+    def maps(self, *types: str) -> Callable[[Mapper], Mapper]:
+        """Declares the mapper of these types; one that ends in `*` serves all that begin so."""
+
+        def declare(mapper: Mapper) -> Mapper:
+            for name in types:
+                if name in self.mappers or any(p == name for p, _ in self.families):
+                    raise TypeError(f"{name} is mapped twice")
+                if name.endswith("*"):
+                    self.families.append((name, mapper))
+                else:
+                    self.mappers[name] = mapper
+            return mapper
+
+        return declare
+
+    def sample(self, *types: str) -> Callable[[Callable[[int, int], Sample]], Callable[[int, int], Sample]]:
+        """Declares how a realistic delivery of a type is made, from a number and a time in ns."""
+
+        def declare(make: Callable[[int, int], Sample]) -> Callable[[int, int], Sample]:
+            for name in types:
+                self.samples[name] = make
+            return make
+
+        return declare
+
+    def mapper(self, type_: str) -> Mapper | None:
+        """The mapper of a type, or None: then events of it are ignored and counted."""
+        found = self.mappers.get(type_)
+        if found is None:
+            for prefix, mapper in self.families:
+                if type_.startswith(prefix[:-1]):
+                    return mapper
+        return found
+
+    def verifier(self, settings: Mapping[str, Any]) -> Verifier:
+        """The proof mechanism under a source's settings."""
+        return self.verify(settings) if callable(self.verify) else self.verify
+
+    def read(self, request: Request, data: Any) -> list[Event]:
+        """A delivery's events: the envelope read, the headers that matter kept.
+
+        Raises:
+            MalformedPayload: the body is not of the vendor's shape.
+        """
+        if self.events is not None:
+            return list(self.events(request, data))
+        kept = {name: request.headers[name] for name in self.keep_headers if name in request.headers}
+        items = [data] if self.split is None else list(self.split(data))
+        return [self._event(request, item, kept) for item in items]
+
+    def _event(self, request: Request, data: Any, kept: dict[str, str]) -> Event:
+        type_, id_ = self.type(request, data), self.id(request, data)
+        if not isinstance(type_, str):
+            raise MalformedPayload(f"the event's type is not text but {type(type_).__name__}", reason="no_type")
+        return Event(
+            type=type_,
+            data=data,
+            id=str(id_),
+            at=instant_ns(self.at(request, data)),
+            headers=kept,
+            test=self.test(request, data) is True,
+            dedup="id" if id_ != "" else "content",
+        )
+
+
+def sample_request(sample: Sample, url: str) -> Request:
+    """An unsigned request that carries a sample."""
+    body = sample.body if isinstance(sample.body, bytes) else encode_json(sample.body)
+    headers = {"content-type": sample.content_type, **{k.lower(): v for k, v in sample.headers.items()}}
+    return Request("POST", url, headers, body)

@@ -1,0 +1,164 @@
+"""The contract of a destination: where batches of records are upserted.
+
+A destination does one thing, `deliver`, and has exactly three endings: it returns a verdict for each record, in
+order; it raises `Transient` (the whole batch may succeed later), `Refused` (credentials) or `Permanent` (never);
+nothing else may come out of it. A driver's exceptions are translated in the destination's own file. It never
+splits, sleeps or retries: it declares `limits`, and `worker.delivery` obeys them.
+
+What every destination must make true of a batch, in any order and any number of times:
+
+* A record with a newer version wins, an equal version is the same delivery and counts as stored, an older one is
+  superseded and changes nothing, but for the next line.
+* `row`: the whole row is replaced; columns that are absent become empty. `gone`: `_relay_deleted_at` is set to
+  the version's time and what the row last held is kept, where `keeps_deleted` says so; a late `row` that is
+  older than the tombstone and newer than what it holds is then written beneath it, so that the order of arrival
+  never shows. `full_gone`: row and tombstone in one. A newer `row` clears `_relay_deleted_at` again.
+* `set`: members are upserted as rows; where the set is complete, rows of the same parent that are not members
+  are marked deleted; an older set than the newest complete one applied for this parent changes nothing.
+* Each key occurs once in a batch (`worker.batching` sees to it); where `keeps_deleted`, once as a row and once as
+  a `gone`; and a parent may occur with several sets where a newer one is incomplete.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+STORED: Final = "stored"
+SUPERSEDED: Final = "superseded"
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """The destination will never take this record; `reason` holds its own words, without secrets."""
+
+    reason: str
+
+
+#: What became of one record: `STORED`, `SUPERSEDED` or `Rejected`.
+Verdict = str | Rejected
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one call of `deliver` may carry.
+
+    Args:
+        records: rows in a batch; the members of a set count each, and a larger set goes alone.
+        body_bytes: bytes of its JSON form, None where nothing limits them.
+        concurrency: calls that may run at once, from threads of one process.
+    """
+
+    records: int
+    body_bytes: int | None = None
+    concurrency: int = 1
+
+
+class TableSpec(msgspec.Struct, frozen=True):
+    """A destination's view of a table.
+
+    Args:
+        name: the full name, `<source>_<table>`.
+        key: columns that identify a row. parent: the first of them that name a set's parent, else empty.
+        columns: declared columns, name to `relay.records.Type` value; others come as they come.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    parent: tuple[str, ...]
+    columns: dict[str, str]
+
+
+class Item(msgspec.Struct):
+    """One record on its way: `relay.records.Record` with everything that a row carries besides.
+
+    Args:
+        op, data, members, complete: as in `Record`.
+        version: the full version, 57 digits.
+        key: the row's (or the parent's) identity as text.
+        event: arrival number of its event, 16 digits. position: its place among the event's records.
+        source: the configured source's name. test: the vendor calls it a test.
+        size: bytes of its JSON form, roughly.
+    """
+
+    op: str
+    data: dict[str, Any]
+    members: list[dict[str, Any]] | None
+    complete: bool
+    version: str
+    key: str
+    event: str
+    position: int
+    source: str
+    test: bool
+    size: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows it counts for against `Limits.records`."""
+        return 1 if self.members is None else max(1, len(self.members))
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Records of one table, within the destination's limits."""
+
+    table: TableSpec
+    items: Sequence[Item]
+
+
+class TableInfo(msgspec.Struct, frozen=True):
+    """What `relay tables` shows of one table: live rows, deleted ones, the newest receipt (UTC, ISO 8601)."""
+
+    name: str
+    rows: int
+    deleted: int
+    last_received_at: str | None
+    columns: dict[str, str]
+
+
+class Settings(BaseModel):
+    """What every destination's block in `relay.yaml` may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    lanes: int = 1
+
+
+class Destination(ABC):
+    """One configured destination, opened in the process that delivers to it.
+
+    Args:
+        name: its name in `relay.yaml`.
+        settings: an instance of the class's own `Settings`.
+        data_dir: the folder under which relative paths lie.
+    """
+
+    Settings: ClassVar[type[Settings]]
+    #: Newer-wins and sets are settled inside the destination itself. Where not, `worker.delivery` puts a version
+    #: fence in Redis before it, and it is handed only rows and tombstones that are to be written, never sets.
+    conditional: ClassVar[bool] = True
+    #: What a deleted row last held stays readable here.
+    keeps_deleted: ClassVar[bool] = False
+    limits: Limits
+
+    def __init__(self, name: str, settings: Any, data_dir: Path) -> None:
+        self.name, self.settings, self.data_dir = name, settings, data_dir
+
+    @abstractmethod
+    def deliver(self, batch: Batch) -> list[Verdict]:
+        """Apply a batch; a verdict for each of its items, in order, once it is committed and synced."""
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Raise a `DeliveryError` where the destination would not take a batch now."""
+
+    def tables(self) -> list[TableInfo]:
+        """The tables that the relay made here; empty where a destination cannot be read."""
+        return []
+
+    def close(self) -> None:  # noqa: B027 - nothing to close is the common case
+        """Let go of connections; the object is not used again."""
