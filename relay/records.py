@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
@@ -180,9 +181,19 @@ class Packed(msgspec.Struct, frozen=True, array_like=True):
 
 
 def version_prefix(at: int | None, sequence: int = 0, rank: int = 0) -> str:
-    """The part of a version that the vendor decides: 41 characters."""
-    time = BY_RECEIPT if at is None else f"{max(at, 0):020d}"
-    return f"{time}{sequence:019d}{rank:02d}"
+    """The part of a version that the vendor decides: 41 characters.
+
+    What lies outside its digits counts as their end, so that `9999-12-31` does not break the order.
+    """
+    time = BY_RECEIPT if at is None else f"{_within(at, TIME_DIGITS):020d}"
+    return f"{time}{_within(sequence, SEQUENCE_DIGITS):019d}{_within(rank, RANK_DIGITS):02d}"
+
+
+_LARGEST: Final = {digits: int("9" * digits) for digits in (TIME_DIGITS, SEQUENCE_DIGITS, RANK_DIGITS)}
+
+
+def _within(number: int, digits: int) -> int:
+    return min(max(number, 0), _LARGEST[digits])
 
 
 def full_version(prefix: str, arrival: str) -> str:
@@ -220,6 +231,7 @@ def instant_of_ns(ns: int) -> dt.datetime:
 
 
 _FRACTION: Final = re.compile(r"\.(\d+)")
+_DIGITS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def instant_ns(value: Any) -> int | None:
@@ -230,7 +242,7 @@ def instant_ns(value: Any) -> int | None:
     """
     if isinstance(value, str):
         text = value.strip()
-        if text.lstrip("-").replace(".", "", 1).isdigit() and not text.startswith("00"):
+        if _DIGITS.fullmatch(text) and not text.startswith("00"):
             return _epoch_ns(Decimal(text))
         return _iso_ns(text)
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
@@ -239,8 +251,10 @@ def instant_ns(value: Any) -> int | None:
 
 
 def _epoch_ns(number: Decimal) -> int | None:
-    size = abs(number)
-    if size >= Decimal(10) ** 20 or number != number:  # noqa: PLR0124 - NaN
+    if not number.is_finite():
+        return None
+    size = number.copy_abs()  # abs() would round, and overflow for 1e9999999
+    if size >= Decimal(10) ** 20:
         return None
     for bound, scale in ((10**11, NS), (10**14, 1_000_000), (10**17, 1_000)):
         if size < bound:
@@ -281,16 +295,18 @@ def decode_json(body: bytes) -> Any:
         value = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedPayload(f"the body is not JSON: {error}", reason="not_json") from None
+    except ArithmeticError:
+        raise MalformedPayload("the body has a number that no decimal can hold", reason="not_json") from None
     except RecursionError:
         raise MalformedPayload("the body is nested too deep", reason="too_deep") from None
-    if (body.count(b"[") > MAX_DEPTH or body.count(b"{") > MAX_DEPTH) and depth_of(value) > MAX_DEPTH:
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and depth_of(value) > MAX_DEPTH:
         raise MalformedPayload(f"the body is nested deeper than {MAX_DEPTH}", reason="too_deep")
     return value
 
 
 def depth_of(value: Any) -> int:
     """How deep a decoded value is nested; a scalar is 0."""
-    depth, level = 0, [value]
+    depth, level = 0, [value] if isinstance(value, (dict, list)) else []
     while level:
         inner: list[Any] = []
         for item in level:
@@ -309,9 +325,24 @@ def encode_json(value: Any) -> bytes:
 
 
 def key_text(record: Record, key: tuple[str, ...]) -> str:
+    """A record's identity as text, see `key_of`."""
+    return key_of(record.data, key)
+
+
+def key_of(row: Mapping[str, Any], key: tuple[str, ...]) -> str:
     """A row's identity as text: JSON of its key values, numbers and strings of the same digits alike."""
-    values = [record.data.get(column) for column in key]
-    return _encoder.encode([v if isinstance(v, str) else _key_scalar(v) for v in values]).decode()
+    return _encoder.encode([_key_scalar(row.get(column)) for column in key]).decode()
+
+
+def schema_keys(declaration: bytes, record: Record) -> str:
+    """A record's identity, by its table's declaration (`Table.declaration`)."""
+    key, parent, _ = _decoder.decode(declaration)
+    return key_of(record.data, tuple(parent if record.members is not None else key))
+
+
+def partition_of(table: str, key: str, partitions: int) -> int:
+    """Which of a destination's lanes serves a row; a set goes by its parent's key."""
+    return zlib.crc32(f"{table}|{key}".encode()) % partitions
 
 
 def _key_scalar(value: Any) -> str | None:
@@ -325,6 +356,7 @@ def _key_scalar(value: Any) -> str | None:
 _pack: Final = msgspec.msgpack.Encoder()
 _unpack: Final = msgspec.msgpack.Decoder(Packed)
 _ZSTD_LEVEL: Final = 1
+_MSGPACK_INT: Final = 2**63
 
 
 class Codec:
@@ -339,7 +371,9 @@ class Codec:
         self._decompress = zstandard.ZstdDecompressor()
 
     def pack(self, meta: Meta, raw: bytes, records: list[Record]) -> bytes:
-        """An event with its records as one blob."""
+        """An event with its records as one blob; a time that msgpack cannot hold counts as its last."""
+        if meta.at is not None and not -_MSGPACK_INT <= meta.at < _MSGPACK_INT:
+            meta = msgspec.structs.replace(meta, at=max(-_MSGPACK_INT, min(meta.at, _MSGPACK_INT - 1)))
         return self._compress.compress(_pack.encode(Packed(meta, raw, _encoder.encode(records))))
 
     def unpack(self, blob: bytes) -> Packed:

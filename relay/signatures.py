@@ -156,12 +156,17 @@ class Hmac:
             self.timestamp.check(stamp, now)
         message = request.body if self.plain else self._message(request, stamp)
         fits = False
+        malformed: Unauthenticated | None = None
         for secret in secrets:
-            expected = self._digest(secret, message)
+            try:
+                expected = self._digest(secret, message)
+            except Unauthenticated as error:  # one secret written wrongly does not shut out the others
+                malformed = error
+                continue
             for candidate in candidates:
                 fits |= same(expected, candidate)
         if not fits:
-            raise Unauthenticated("no secret fits the signature", reason="signature_wrong")
+            raise malformed or Unauthenticated("no secret fits the signature", reason="signature_wrong")
 
     def sign(self, request: Request, secret: str, now: int) -> Request:
         """See `Verifier`."""
@@ -223,7 +228,14 @@ class Hmac:
 
 
 def key_bytes(secret: str, form: str) -> bytes:
-    """A configured secret as the key of a keyed hash; one that is not of its form fits nothing."""
+    """A configured secret as the key of a keyed hash; one that is empty or not of its form fits nothing."""
+    key = _key_bytes(secret, form)
+    if not key:
+        raise Unauthenticated("the configured secret is empty", reason="secret_malformed")
+    return key
+
+
+def _key_bytes(secret: str, form: str) -> bytes:
     try:
         if form == "whsec":
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
@@ -254,7 +266,7 @@ class Token:
             raise Unauthenticated(f"no {self.scheme}", reason="signature_missing")
         fits = False
         for secret in secrets:
-            fits |= same(self.prefix + secret, value)
+            fits |= secret != "" and same(self.prefix + secret, value)
         if not fits:
             raise Unauthenticated("no secret fits the token", reason="signature_wrong")
 
@@ -266,10 +278,10 @@ class Token:
             mark = "&" if "?" in request.url else "?"
             return msgspec.structs.replace(
                 request,
-                query={**request.query, self.query: secret},
-                url=f"{request.url}{mark}{self.query}={secret}",
+                query={**request.query, self.query: self.prefix + secret},
+                url=f"{request.url}{mark}{self.query}={self.prefix}{secret}",
             )
-        body = {**decode_json(request.body), self.field: secret}
+        body = {**decode_json(request.body), self.field: self.prefix + secret}
         return msgspec.structs.replace(request, body=msgspec.json.Encoder(decimal_format="number").encode(body))
 
     def _read(self, request: Request) -> str:
@@ -301,7 +313,7 @@ class Basic:
             raise Unauthenticated("the basic credentials are not base64", reason="signature_malformed") from None
         fits = False
         for secret in secrets:
-            fits |= same(given, secret)
+            fits |= secret != "" and same(given, secret)
         if not fits:
             raise Unauthenticated("no secret fits the credentials", reason="signature_wrong")
 

@@ -1,0 +1,45 @@
+# `make up` and `make test` need Python 3.11+ and make, nothing else. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help install install-test up test lint chaos bench lock format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install:
+	@$(PYTHON) deploy/install.py requirements.lock
+
+install-test:
+	@$(PYTHON) deploy/install.py requirements-test.lock
+
+up: install ## install and run everything on this machine
+	@exec $(BIN)/relay up
+
+test: install-test lint ## install what the tests need, and pass them all
+	@$(BIN)/python -m pytest
+
+lint: install-test ## style, types and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache >.lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }
+	@rm -f .lint-imports.log
+
+bench: install-test ## ratios within one run on this machine, see bench/README.md
+	@$(BIN)/python -m bench
+
+format: install-test ## what the formatter can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: ## pin the newest releases that pyproject.toml allows
+	@$(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv
+	@.venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --upgrade \
+		--group build pyproject.toml -o requirements.lock
+	@.venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--group build --group test -c requirements.lock pyproject.toml -o requirements-test.lock
+	@rm -rf .venv-lock
+
+clean: ## remove what was installed and built; data in .relay stays
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

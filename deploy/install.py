@@ -1,0 +1,79 @@
+"""Makes `.venv` and installs exactly what a lock names; standard library only, for `make`.
+
+Usage: python3 deploy/install.py LOCK
+
+Repeats nothing that is already there. What a machine lacks is said in one sentence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import platform
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / "installed"
+
+
+def fail(sentence: str) -> None:
+    """Say what is missing, and end."""
+    sys.exit(f"rowhook: {sentence}")
+
+
+def check_platform() -> None:
+    """One sentence where this machine cannot run the embedded servers."""
+    if sys.version_info < (3, 11):
+        fail(f"Python 3.11 or newer is needed, this is {platform.python_version()}: make PYTHON=python3.12 …")
+    if sys.platform == "win32":
+        fail("Windows has no embedded Valkey: use WSL, or the container image.")
+    if "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or ""):
+        fail("musl (Alpine) has no wheels of the embedded servers: use a glibc Linux, or the container image.")
+
+
+def make_venv() -> list[str]:
+    """The environment, and the pip command that installs into it."""
+    if importlib.util.find_spec("ensurepip") is not None:
+        if not PYTHON.exists():
+            venv.create(VENV, with_pip=True, symlinks=True)
+        return [str(PYTHON), "-m", "pip"]
+    # Debian splits ensurepip off (python3-venv); its own pip can serve another environment.
+    if importlib.util.find_spec("pip") is None:
+        fail("this Python has neither ensurepip nor pip: on Debian, apt-get install python3-venv.")
+    if not PYTHON.exists():
+        venv.create(VENV, with_pip=False, symlinks=True)
+    return [sys.executable, "-m", "pip", "--python", str(PYTHON)]
+
+
+def main(lock: str) -> None:
+    """Install the lock, then the project itself."""
+    check_platform()
+    wanted = hashlib.sha256()
+    for name in (lock, "pyproject.toml"):
+        wanted.update((ROOT / name).read_bytes())
+    wanted.update(str(ROOT).encode())
+    mark = f"{lock} {wanted.hexdigest()}"
+    if PYTHON.exists() and STAMP.exists() and mark in STAMP.read_text().splitlines():
+        return
+    pip = make_venv()
+    quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    print(f"installing {lock} into .venv …", flush=True)  # noqa: T201 - progress of a script
+    try:
+        subprocess.run([*pip, "install", *quiet, "--require-hashes", "-r", str(ROOT / lock)], check=True)  # noqa: S603
+        subprocess.run(  # noqa: S603
+            [*pip, "install", *quiet, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True
+        )
+    except subprocess.CalledProcessError:
+        fail("the installation failed; pip's words stand above. It needs the package index once, and a few 100 MB.")
+    known = STAMP.read_text().splitlines() if STAMP.exists() else []
+    STAMP.write_text("\n".join([*(k for k in known if not k.startswith(f"{lock} ")), mark]) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

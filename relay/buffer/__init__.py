@@ -1,0 +1,1 @@
+"""The only code that speaks to Redis about events and records."""

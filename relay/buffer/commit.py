@@ -1,0 +1,132 @@
+"""Group commit: concurrent requests of one process share round trips to Redis, and so its fsyncs.
+
+Whoever comes first leads: it sends everything that waits in one call, then hands the lead to the next who waits.
+There is no thread of its own, and a lone request pays nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from relay.errors import BufferUnavailable, RelayError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+#: Groups on their way at once: one is on Redis's disk while the next is being filled.
+IN_FLIGHT: Final = 2
+MAX_GROUP_BYTES: Final = 1024 * 1024
+
+
+class _Entry(Generic[In, Out]):
+    __slots__ = ("answer", "error", "item", "leads", "size", "wake")
+
+    def __init__(self, item: In, size: int) -> None:
+        self.item, self.size = item, size
+        self.wake = threading.Event()
+        self.leads = False
+        self.answer: Out | None = None
+        self.error: RelayError | None = None
+
+
+class Committer(Generic[In, Out]):
+    """Shares calls of `send` among threads.
+
+    Args:
+        send: stores a group, an answer for each item; raises where nothing is known to be stored.
+    """
+
+    def __init__(self, send: Callable[[list[In]], list[Out]]) -> None:
+        self._send = send
+        self._lock = threading.Lock()
+        self._waiting: deque[_Entry[In, Out]] = deque()
+        self._leaders = 0
+
+    def put(self, item: In, size: int, deadline_s: float) -> Out:
+        """Store one item with whatever else waits.
+
+        Args:
+            item: goes to `send`.
+            size: its bytes.
+            deadline_s: seconds from now.
+
+        Raises:
+            BufferUnavailable: not stored, or not known to be, within the deadline.
+        """
+        entry: _Entry[In, Out] = _Entry(item, size)
+        give_up = time.monotonic() + deadline_s
+        with self._lock:
+            self._waiting.append(entry)
+            if self._leaders < IN_FLIGHT:
+                self._leaders += 1
+                entry.leads = True
+        if not entry.leads:
+            entry.wake.wait(deadline_s)
+        while entry.answer is None and entry.error is None:
+            with self._lock:
+                leads = entry.leads
+                if not leads:  # the deadline passed
+                    if entry in self._waiting:
+                        self._waiting.remove(entry)
+                    break
+            if time.monotonic() > give_up:
+                break
+            self._lead_one()
+        self._hand_over(entry)
+        if entry.error is not None:
+            raise entry.error
+        if entry.answer is None:
+            raise BufferUnavailable("Redis did not answer in time", reason="redis_slow", retry_after_s=2)
+        return entry.answer
+
+    def _lead_one(self) -> None:
+        with self._lock:
+            group: list[_Entry[In, Out]] = []
+            size = 0
+            while self._waiting and (not group or size + self._waiting[0].size <= MAX_GROUP_BYTES):
+                entry = self._waiting.popleft()
+                group.append(entry)
+                size += entry.size
+        if not group:
+            return
+        try:
+            answers = self._send([entry.item for entry in group])
+        except RelayError as error:
+            for entry in group:
+                entry.error = error
+        except Exception as error:  # whatever it is, nobody may be left waiting
+            for entry in group:
+                entry.error = BufferUnavailable(f"the put failed: {error!r}", reason="put_failed")
+            raise
+        else:
+            for entry, answer in zip(group, answers, strict=True):
+                entry.answer = answer
+        finally:
+            for entry in group:
+                entry.wake.set()
+
+    def _hand_over(self, entry: _Entry[In, Out]) -> None:
+        with self._lock:
+            if not entry.leads:
+                return
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            entry.leads = False
+            if self._waiting:
+                heir = self._waiting[0]
+                # The heir stays in the queue and sends itself with the rest; it must not be made leader twice.
+                for candidate in self._waiting:
+                    if not candidate.leads:
+                        heir = candidate
+                        break
+                else:
+                    self._leaders -= 1
+                    return
+                heir.leads = True
+                heir.wake.set()
+            else:
+                self._leaders -= 1

@@ -1,0 +1,83 @@
+"""The key layout: every key that holds events, records or their accounts, in one table.
+
+=====================================  ======  ================================================================
+key                                    type    holds
+=====================================  ======  ================================================================
+`rh:clock`                             string  the last arrival number given: microseconds that only ever grow
+`rh:events`                            hash    arrival number -> the event's blob (`relay.records.Packed`)
+`rh:refs`                              hash    arrival number -> how many hold the blob, where that is not 1
+`rh:bytes`                             hash    source -> bytes of its blobs; `*` -> of all
+`rh:ledger`                            hash    `e|<source>|<state>` and `r|<source>|<destination>|<table>|<state>`
+`rh:schemas`                           hash    schema id -> declaration of a table (`Table.declaration`)
+`rh:seen:<day>`                        hash    digest of source, type, delivery id (24 B) -> arrival (16 B)
+`rh:seen:m:<slot>`                     hash    the same for bodies of deliveries without an id, for minutes
+`rh:quarantine`                        zset    arrival numbers of events that could not be read or mapped
+`rh:dead`                              hash    `<arrival>|<destination>|<position>` -> a dead letter
+`rh:deadcount`                         hash    arrival number -> how many dead letters it has
+`rh:lanes`                             set     every lane that ever held something
+`rh:lane:<lane>`                       hash    holder, until (ms), hold_until, failures, paused, why, in_flight
+`rh:sources:<lane>`                    set     sources with a queue in the lane
+`rh:queue:<lane>|<source>`             zset    arrival number -> when it is due (ms): what waits to be delivered
+`rh:left:<lane>`                       hash    arrival number -> positions of its records that are still to settle
+`rh:fence:<destination>|<table>`       hash    key -> newest version (and, of a set, its member keys) that was sent
+=====================================  ======  ================================================================
+
+`rh:tail` is a channel, not a key: what was just taken, for `relay tail`.
+A lane is `<destination>/<partition>/<partitions>`. All keys of a Redis are the relay's own: no cluster mode.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CLOCK: Final = "rh:clock"
+EVENTS: Final = "rh:events"
+REFS: Final = "rh:refs"
+BYTES: Final = "rh:bytes"
+LEDGER: Final = "rh:ledger"
+SCHEMAS: Final = "rh:schemas"
+QUARANTINE: Final = "rh:quarantine"
+DEAD: Final = "rh:dead"
+DEAD_COUNT: Final = "rh:deadcount"
+LANES: Final = "rh:lanes"
+TAIL: Final = "rh:tail"
+
+
+def seen_day(day: int) -> str:
+    """Delivery ids taken on a day, counted from 1970."""
+    return f"rh:seen:{day}"
+
+
+def seen_slot(slot: int) -> str:
+    """Bodies without an id taken in a slot of minutes, counted from 1970."""
+    return f"rh:seen:m:{slot}"
+
+
+def lane_name(destination: str, partition: int, partitions: int) -> str:
+    """The name of one lane of a destination."""
+    return f"{destination}/{partition}/{partitions}"
+
+
+def lane(name: str) -> str:
+    """A lane's state."""
+    return f"rh:lane:{name}"
+
+
+def lane_sources(name: str) -> str:
+    """The sources that have a queue in a lane."""
+    return f"rh:sources:{name}"
+
+
+def queue(lane_: str, source: str) -> str:
+    """What of one source waits in a lane."""
+    return f"rh:queue:{lane_}|{source}"
+
+
+def left(lane_: str) -> str:
+    """Events of a lane of which some records are settled."""
+    return f"rh:left:{lane_}"
+
+
+def fence(destination: str, table: str) -> str:
+    """The newest versions sent of one table."""
+    return f"rh:fence:{destination}|{table}"

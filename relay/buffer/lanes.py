@@ -1,0 +1,231 @@
+"""The back of the buffer: a drain's view of its lane, and the ticker's of all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import keys
+from relay.buffer.accept import RING_MS
+from relay.buffer.redis import connect, script
+from relay.errors import StaleClaim
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+#: How long a drain's hold lasts without a sign of life; above a destination's longest request.
+LEASE_MS: Final = 120_000
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """One event in a drain's hands.
+
+    Args:
+        source: configured source. arrival: its number. left: positions of records still to settle, None for all.
+        blob: packed event; empty where it vanished (the audit will name it).
+    """
+
+    source: str
+    arrival: str
+    left: frozenset[int] | None
+    blob: bytes
+
+
+class Settlement(msgspec.Struct):
+    """What became of claimed events, for settle.lua.
+
+    Args:
+        done: source -> arrivals of which nothing is left in this lane.
+        partly: (source, arrival, positions left or empty for all, ms until they go again).
+        dead: (arrival, position, letter). counts: ledger field -> n.
+        fences: table -> [(key, fence entry)]. failures: in a row, of the lane. hold_ms: rest of the whole lane.
+        why: the destination's words, empty when all is well. paused: why the lane waits for a person, or empty.
+    """
+
+    done: dict[str, list[str]]
+    partly: list[tuple[str, str, str, int]]
+    dead: list[tuple[str, int, bytes]]
+    counts: dict[str, int]
+    fences: dict[str, list[tuple[str, bytes]]]
+    failures: int = 0
+    hold_ms: int = 0
+    why: str = ""
+    paused: str = ""
+
+
+class Lane:
+    """One lane under one drain.
+
+    Args:
+        url: Redis. name: `<destination>/<partition>/<partitions>`. token: this drain's own.
+    """
+
+    def __init__(self, client: driver.Redis, name: str, token: str) -> None:
+        self.name, self.token, self.client = name, token, client
+        self.destination, partition, partitions = name.rsplit("/", 2)
+        self.partition, self.partitions = int(partition), int(partitions)
+        self._begin, self._claim = script(client, "begin"), script(client, "claim")
+        self._settle, self._finish = script(client, "settle"), script(client, "finish")
+        self._fence = script(client, "fence")
+        self._state = keys.lane(name)
+
+    def begin(self) -> bool:
+        """Take the lane; False where another drain lives in it or it rests."""
+        return bool(self._begin([self._state], [self.token, LEASE_MS]) == 1)
+
+    def failures(self) -> int:
+        """Failures in a row before this drain."""
+        found: Any = self.client.hget(self._state, "failures")
+        return int(found or 0)
+
+    def sources(self) -> list[str]:
+        """Sources with a queue here."""
+        found: Any = self.client.smembers(keys.lane_sources(self.name))
+        return sorted(s.decode() for s in found)
+
+    def claim(
+        self, sources: Sequence[str], *, most: int, most_bytes: int, linger_ms: int, full: int, rest_ms: int
+    ) -> list[Claimed] | float:
+        """The oldest due events, or seconds until something is due (-1 where nothing waits).
+
+        Raises:
+            StaleClaim: the lane is no longer ours.
+        """
+        reply = self._claim(
+            [self._state, keys.EVENTS, keys.left(self.name), *self._queues(sources)],
+            [self.token, LEASE_MS, most, most_bytes, linger_ms, full, rest_ms],
+        )
+        if reply[0] == b"lost":
+            raise StaleClaim(f"lane {self.name} was given to another drain")
+        if reply[0] == b"wait":
+            return float(reply[1]) / 1000 if reply[1] >= 0 else -1.0
+        rest = iter(reply[1:])
+        return [
+            Claimed(sources[q], arrival.decode(), _positions(left), blob)
+            for q, arrival, left, blob in zip(rest, rest, rest, rest, strict=True)
+        ]
+
+    def settle(self, settlement: Settlement) -> None:
+        """Say what became of claimed events, in one step.
+
+        Raises:
+            StaleClaim: the lane is no longer ours; nothing was changed.
+        """
+        names = [
+            self._state, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.left(self.name), keys.DEAD,
+            keys.DEAD_COUNT,
+        ]  # fmt: skip
+
+        def index(key: str) -> int:
+            names.append(key)
+            return len(names)
+
+        queues = {
+            source: index(keys.queue(self.name, source))
+            for source in {*settlement.done, *(p[0] for p in settlement.partly)}
+        }
+        fences = [
+            (at, [text for key, entry in entries[i : i + 2000] for text in (key, entry.decode())])
+            for table, entries in settlement.fences.items()
+            for at in [index(keys.fence(self.destination, table))]
+            for i in range(0, len(entries), 2000)
+        ]
+        plan = _encode(
+            (
+                [(queues[source], source, arrivals) for source, arrivals in settlement.done.items()],
+                [(queues[s], arrival, left, due) for s, arrival, left, due in settlement.partly],
+                [(f"{a}|{self.destination}|{p}", letter.decode(), a) for a, p, letter in settlement.dead],
+                settlement.counts,
+                fences,
+                settlement.failures,
+                settlement.hold_ms,
+                settlement.why[:500],
+                settlement.paused[:500],
+            )
+        )
+        if self._settle(names, [self.token, plan]) != 1:
+            raise StaleClaim(f"lane {self.name} was given to another drain; its settlement was refused")
+
+    def finish(self, sources: Sequence[str], linger_ms: int, *, even_if_due: bool = False) -> bool:
+        """Give the lane back; False where something is due, so that the drain must go on."""
+        mode = "yield" if even_if_due else "idle"
+        return bool(self._finish([self._state, *self._queues(sources)], [self.token, linger_ms, mode]) == 1)
+
+    def fence(self, table: str, row_keys: Sequence[str]) -> list[bytes | None]:
+        """Fence entries of rows of one table, None where none was ever sent."""
+        if not row_keys:
+            return []
+        found: Any = self.client.hmget(keys.fence(self.destination, table), list(row_keys))
+        return list(found)
+
+    def intend(self, table: str, entries: Sequence[tuple[str, bytes]]) -> None:
+        """Write fence entries before their rows are sent.
+
+        Raises:
+            StaleClaim: the lane is no longer ours; nothing may be sent.
+        """
+        flat = [text for pair in entries for text in pair]
+        if flat and self._fence([self._state, keys.fence(self.destination, table)], [self.token, *flat]) != 1:
+            raise StaleClaim(f"lane {self.name} was given to another drain")
+
+    def _queues(self, sources: Sequence[str]) -> list[str]:
+        return [keys.queue(self.name, source) for source in sources]
+
+
+def _positions(left: bytes) -> frozenset[int] | None:
+    return frozenset(int(p) for p in left.split(b",")) if left else None
+
+
+class Watch:
+    """The ticker's view: every lane, and the bells that nobody heard."""
+
+    def __init__(self, url: str) -> None:
+        self.client = connect(url, timeout_s=10)
+        self._ring, self._release = script(self.client, "ring"), script(self.client, "release")
+
+    def lanes(self) -> list[str]:
+        """Every lane that ever held something."""
+        found: Any = self.client.smembers(keys.LANES)
+        return sorted(name.decode() for name in found)
+
+    def ring_due(self, linger_ms: int, ring: Callable[[str], None]) -> int:
+        """Ask for a drain of each lane where something is due and nobody is there; returns how many."""
+        rung = 0
+        for name in self.lanes():
+            found: Any = self.client.smembers(keys.lane_sources(name))
+            queues = [keys.queue(name, s.decode()) for s in found]
+            if self._ring([keys.lane(name), *queues], [RING_MS, linger_ms]) == 1:
+                ring(name)
+                rung += 1
+        return rung
+
+    def release(self, name: str, token: str) -> bool:
+        """Free the lane of a drain that is known to be dead."""
+        return bool(self._release([keys.lane(name)], [token]) == 1)
+
+
+def schemas(client: driver.Redis, ids: Sequence[str]) -> dict[str, bytes]:
+    """Declarations of tables by schema id; an id that is not there is left out."""
+    if not ids:
+        return {}
+    found: Any = client.hmget(keys.SCHEMAS, list(ids))
+    return {i: text for i, text in zip(ids, found, strict=True) if text is not None}
+
+
+def lane_states(client: driver.Redis) -> dict[str, dict[str, str]]:
+    """Every lane's state, with how many events wait in it by source."""
+    states: dict[str, dict[str, str]] = {}
+    found: Any = client.smembers(keys.LANES)
+    for name in sorted(n.decode() for n in found):
+        raw: Any = client.hgetall(keys.lane(name))
+        state = {k.decode(): v.decode("utf-8", "replace") for k, v in raw.items()}
+        waiting: defaultdict[str, int] = defaultdict(int)
+        sources: Any = client.smembers(keys.lane_sources(name))
+        for source in sources:
+            count: Any = client.zcard(keys.queue(name, source.decode()))
+            waiting[source.decode()] = count
+        state["waiting"] = str(sum(waiting.values()))
+        states[name] = state
+    return states

@@ -1,0 +1,135 @@
+"""The ledger read and checked: every event and record is in exactly one of its states."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import keys
+from relay.buffer.lanes import lane_states
+from relay.records import Codec, partition_of, records_of, schema_keys
+
+EVENT_STATES: Final = ("duplicate", "ignored", "quarantined", "mapped", "waiting", "discarded")
+RECORD_STATES: Final = ("stored", "superseded", "dead", "pending", "discarded")
+
+
+class Ledger(msgspec.Struct):
+    """Counters as they stand.
+
+    Args:
+        events: source -> state -> n, `accepted` among them.
+        records: (source, destination, table) -> state -> n, `emitted` among them.
+    """
+
+    events: dict[str, dict[str, int]]
+    records: dict[tuple[str, str, str], dict[str, int]]
+
+    def residuals(self) -> Iterator[str]:
+        """A sentence for each account that does not balance."""
+        for source, states in sorted(self.events.items()):
+            rest = states.get("accepted", 0) - sum(states.get(s, 0) for s in EVENT_STATES)
+            if rest:
+                yield f"events of {source}: accepted differs from the sum of its states by {rest:+d}"
+        for (source, destination, table), states in sorted(self.records.items()):
+            rest = states.get("emitted", 0) - sum(states.get(s, 0) for s in RECORD_STATES)
+            if rest:
+                yield f"records of {table} ({source} to {destination}): emitted differs by {rest:+d}"
+
+
+def read(client: driver.Redis) -> Ledger:
+    """The counters."""
+    raw: Any = client.hgetall(keys.LEDGER)
+    events: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    records: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    for field, n in raw.items():
+        kind, *rest = field.decode().split("|")
+        if kind == "e":
+            events[rest[0]][rest[1]] = int(n)
+        else:
+            records[rest[0], rest[1], rest[2]][rest[3]] = int(n)
+    return Ledger(dict(events), dict(records))
+
+
+def audit(client: driver.Redis, *, deep: bool) -> list[str]:
+    """What does not balance, a sentence each; empty when all is well.
+
+    Args:
+        client: Redis.
+        deep: also read every blob that waits, and count it again.
+    """
+    ledger = read(client)
+    faults = list(ledger.residuals())
+    faults += _sizes(client, ledger)
+    if deep:
+        faults += _recount(client, ledger)
+    return faults
+
+
+def _sizes(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
+    quarantined: Any = client.zcard(keys.QUARANTINE)
+    counted = sum(s.get("quarantined", 0) for s in ledger.events.values())
+    if quarantined != counted:
+        yield f"quarantine holds {quarantined} events, the ledger says {counted}"
+    dead: Any = client.hlen(keys.DEAD)
+    counted = sum(s.get("dead", 0) for s in ledger.records.values())
+    if dead != counted:
+        yield f"there are {dead} dead letters, the ledger says {counted}"
+    waiting = sum(int(state["waiting"]) for state in lane_states(client).values())
+    pending = sum(s.get("pending", 0) for s in ledger.records.values())
+    if (waiting == 0) != (pending == 0):
+        yield f"{waiting} events wait in the lanes, the ledger says {pending} records are pending"
+
+
+def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
+    codec, found, held = Codec(), Counter[tuple[str, str, str]](), set[str]()
+    for lane in sorted(lane_states(client)):
+        destination, partition, partitions = lane.rsplit("/", 2)
+        sources: Any = client.smembers(keys.lane_sources(lane))
+        for source in sorted(s.decode() for s in sources):
+            queue: Any = client.zscan_iter(keys.queue(lane, source), count=500)
+            for arrival, _ in queue:
+                held.add(arrival.decode())
+                blob: Any = client.hget(keys.EVENTS, arrival)
+                if blob is None:
+                    yield f"event {arrival.decode()} of {source} waits in {lane}, but its body is gone"
+                    continue
+                left: Any = client.hget(keys.left(lane), arrival)
+                positions = {int(p) for p in left.split(b",")} if left else None
+                packed = codec.unpack(blob)
+                declared = _declared(client, set(packed.meta.schemas.values()))
+                for position, record in enumerate(records_of(packed)):
+                    key = schema_keys(declared[packed.meta.schemas[record.table]], record)
+                    ours = partition_of(record.table, key, int(partitions)) == int(partition)
+                    if ours and (positions is None or position in positions):
+                        found[source, destination, record.table] += 1
+    for route, states in sorted(ledger.records.items()):
+        if found[route] != states.get("pending", 0):
+            source, destination, table = route
+            yield (
+                f"{found[route]} records of {table} ({source} to {destination}) wait, "
+                f"the ledger says {states.get('pending', 0)}"
+            )
+    yield from _orphans(client, held)
+
+
+def _declared(client: driver.Redis, ids: set[str]) -> dict[str, bytes]:
+    names = sorted(ids)
+    found: Any = client.hmget(keys.SCHEMAS, names) if names else []
+    return {i: text for i, text in zip(names, found, strict=True) if text is not None}
+
+
+def _orphans(client: driver.Redis, held: set[str]) -> Iterator[str]:
+    quarantined: Any = client.zrange(keys.QUARANTINE, 0, -1)
+    kept = held | {a.decode() for a in quarantined}
+    letters: Any = client.hkeys(keys.DEAD_COUNT)
+    kept |= {a.decode() for a in letters}
+    every: Any = client.hscan_iter(keys.EVENTS, count=500, no_values=True)
+    present = {a.decode() for a in every}
+    for arrival in sorted(present - kept)[:20]:
+        yield f"event {arrival} is kept, but nothing waits for it"
+    for arrival in sorted(kept - held - present)[:20]:
+        yield f"event {arrival} is quarantined or dead, but its body is gone"

@@ -1,0 +1,131 @@
+"""The connection, the scripts by file name, and what a Redis must be for the promise to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from relay.errors import BufferUnavailable, ConfigInvalid
+
+_OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
+Call = Callable[[Sequence[str], Sequence[Any]], Any]
+
+
+def connect(url: str, *, timeout_s: float = 2.0, most: int = 64) -> redis.Redis:
+    """A client that fails fast: no retries of its own, since a repeated put would be counted twice."""
+    client: redis.Redis = redis.Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=most,
+        health_check_interval=0,
+        protocol=2,
+    )
+    return client
+
+
+def script(client: redis.Redis, name: str) -> Call:
+    """One operation, loaded by its file name; errors of the driver become `BufferUnavailable`."""
+    source = resources.files("relay.buffer").joinpath(f"scripts/{name}.lua").read_text(encoding="utf-8")
+    run = client.register_script(source)
+
+    def call(keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            return run(keys=keys, args=args)
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+
+    return call
+
+
+def unavailable(error: Exception) -> BufferUnavailable:
+    """A driver's error by consequence."""
+    text = str(error)
+    if isinstance(error, RedisTimeoutError):
+        return BufferUnavailable("Redis did not answer in time", reason="redis_slow", retry_after_s=2)
+    if "OOM" in text or "MISCONF" in text:
+        return BufferUnavailable("Redis is full or cannot write its disk", reason="redis_full", retry_after_s=10)
+    if isinstance(error, (RedisConnectionError, OSError)):
+        return BufferUnavailable("Redis cannot be reached", reason="redis_away")
+    return BufferUnavailable(f"Redis refused: {text[:200]}", reason="redis_error")
+
+
+class ServerReport(dict[str, str]):
+    """What was found of a server; `faults` forbid a start, `warnings` are said in plain words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+
+
+def inspect(client: redis.Redis) -> ServerReport:
+    """Look at a server: version, eviction, persistence, cluster mode; "unknown" where it hides something."""
+    report = ServerReport()
+    info: Any = client.info()
+    name = "valkey" if "valkey_version" in info else "redis"
+    version = str(info.get("valkey_version") or info.get("redis_version") or "unknown")
+    report["server"], report["version"] = name, version
+    if version != "unknown" and tuple(int(p) for p in version.split(".")[:2]) < _OLDEST[name]:
+        report.faults.append(f"{name} {version} is too old: Redis 7.0 or Valkey 7.2 at least")
+    if str(info.get("redis_mode", "standalone")) == "cluster" or info.get("cluster_enabled") == 1:
+        report.faults.append("cluster mode: the relay's scripts need all keys on one node; use one primary")
+    report["mode"] = str(info.get("redis_mode") or info.get("server_mode") or "unknown")
+    policy = str(info.get("maxmemory_policy") or _config(client, "maxmemory-policy"))
+    report["maxmemory_policy"] = policy
+    if policy not in {"noeviction", "unknown"}:
+        report.faults.append(
+            f"maxmemory-policy is {policy}, so Redis may drop acknowledged events: set it to noeviction"
+        )
+    report["maxmemory"] = str(info.get("maxmemory", "unknown"))
+    _persistence(client, info, report)
+    return report
+
+
+def _persistence(client: redis.Redis, info: Any, report: ServerReport) -> None:
+    aof, fsync = info.get("aof_enabled"), _config(client, "appendfsync")
+    report["appendonly"] = {1: "yes", 0: "no"}.get(aof, "unknown")
+    report["appendfsync"] = fsync
+    if aof == 0:
+        report.warnings.append(
+            "append-only file is off: what was acknowledged since the last snapshot is lost when Redis dies; "
+            "set appendonly yes"
+        )
+    elif fsync not in {"always", "unknown"}:
+        report.warnings.append(
+            f"appendfsync is {fsync}: up to a second of acknowledged events is lost when the machine dies; "
+            "set it to always"
+        )
+
+
+def _config(client: redis.Redis, name: str) -> str:
+    try:
+        found: Any = client.config_get(name)
+    except ResponseError:  # managed servers hide CONFIG
+        return "unknown"
+    return str(found.get(name, "unknown"))
+
+
+def require(client: redis.Redis) -> ServerReport:
+    """`inspect`, and refuse a server that would break the promise.
+
+    Raises:
+        ConfigInvalid: with one line a fault.
+        BufferUnavailable: it cannot be reached.
+    """
+    try:
+        report = inspect(client)
+    except (RedisError, OSError) as error:
+        raise unavailable(error) from error
+    if report.faults:
+        raise ConfigInvalid("\n".join(f"Redis: {fault}" for fault in report.faults))
+    return report

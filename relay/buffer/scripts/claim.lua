@@ -1,0 +1,52 @@
+-- Hands a lane's holder the oldest due events, in turn from each source's queue. They stay where they are until
+-- they are settled: the lane's lease is what keeps others away.
+--
+-- KEYS  1 lane, 2 events, 3 left, 4… queues
+-- ARGV  1 token, 2 lease (ms), 3 most events, 4 most bytes, 5 linger (ms), 6 full (events),
+--       7 rest after an unknown outcome (ms)
+-- Returns  {"lost"}, the lease is not ours; {"wait", ms until the oldest is due, or -1 where nothing waits};
+--          {"ok", then queue index, arrival, positions left or "", blob an event}
+local time = redis.call("TIME")
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return {"lost"} end
+redis.call("HSET", KEYS[1], "until", now + tonumber(ARGV[2]))
+local most, most_bytes, linger, full = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local queues = #KEYS - 3
+local found, oldest, waiting = {}, nil, 0
+for q = 1, queues do
+  local items = redis.call("ZRANGEBYSCORE", KEYS[q + 3], "-inf", now + linger, "WITHSCORES",
+    "LIMIT", 0, math.ceil(most / queues))
+  found[q] = items
+  waiting = waiting + #items / 2
+  if #items > 0 then
+    local due = tonumber(items[2])
+    if not oldest or due < oldest then oldest = due end
+  else
+    local next = redis.call("ZRANGE", KEYS[q + 3], 0, 0, "WITHSCORES")
+    if #next > 0 and (not oldest or tonumber(next[2]) < oldest) then oldest = tonumber(next[2]) end
+  end
+end
+if waiting == 0 or (oldest > now and waiting < full) then
+  return {"wait", oldest and math.max(0, oldest - now) or -1}
+end
+local answer, size, n = {"ok"}, 0, 0
+local i, more = 1, true
+while more and n < most and size < most_bytes do
+  more = false
+  for q = 1, queues do
+    local arrival = found[q][i]
+    if arrival and n < most and size < most_bytes then
+      more = true
+      local blob = redis.call("HGET", KEYS[2], arrival)
+      answer[#answer + 1] = q - 1
+      answer[#answer + 1] = arrival
+      answer[#answer + 1] = redis.call("HGET", KEYS[3], arrival) or ""
+      answer[#answer + 1] = blob or ""
+      size = size + #(blob or "")
+      n = n + 1
+    end
+  end
+  i = i + 2
+end
+redis.call("HSET", KEYS[1], "in_flight", n, "hold_ms", ARGV[7])
+return answer

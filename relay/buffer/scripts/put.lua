@@ -1,0 +1,138 @@
+-- Takes a group of deliveries, each whole or not at all.
+--
+-- KEYS  1 clock, 2 events, 3 refs, 4 ledger, 5 bytes, 6 lanes, 7 schemas, 8 quarantine, 9 deadcount,
+--       then the keys that the plan names by index
+-- ARGV  1 plan (msgpack), 2… blobs
+--   plan      {limit, source_limit, linger_ms, ring_ms, schema ids, windows, routes, deliveries}
+--   windows   name -> {seconds to keep the newest bucket, key indexes of the buckets, newest first}
+--   routes    {queue key, lane key, sources key, lane, source}
+--   delivery  {source, events}
+--   event     {digest, window, blob index or 0, 1 if quarantined, routes, ledger fields -> n, type}
+-- Returns  {"need", schema id…}, with nothing done: the caller publishes them and asks again; or
+--          {"ok", answers, rung lanes}: an answer is {"full"}, or {"ok", then 0|1 (duplicate) and arrival an event}
+--
+-- Every check comes before the first write, since Lua does not roll back; an event's dedup mark is its last write.
+local plan = cmsgpack.unpack(ARGV[1])
+local limit, source_limit, linger, ring_ms = plan[1], plan[2], plan[3], plan[4]
+local need = {"need"}
+for _, id in ipairs(plan[5]) do
+  if redis.call("HEXISTS", KEYS[7], id) == 0 then need[#need + 1] = id end
+end
+if #need > 1 then return need end
+local windows, routes, deliveries = plan[6], plan[7], plan[8]
+
+-- Checks: what is a duplicate, what has no room.
+local taken = {}
+local bytes, total = {}, tonumber(redis.call("HGET", KEYS[5], "*") or 0)
+for d, delivery in ipairs(deliveries) do
+  local source, size, marks = delivery[1], 0, {}
+  for e, event in ipairs(delivery[2]) do
+    local digest, arrival = event[1], false
+    if digest ~= "" then
+      arrival = taken[digest] or false
+      for _, key in ipairs(windows[event[2]][2]) do
+        if arrival then break end
+        arrival = redis.call("HGET", KEYS[key], digest)
+      end
+      if arrival and arrival ~= true and (redis.call("ZSCORE", KEYS[8], arrival)
+          or redis.call("HEXISTS", KEYS[9], arrival) == 1) then
+        arrival = false -- a resend of what failed runs again
+      end
+    end
+    marks[e] = arrival
+    if not arrival and event[3] > 0 then size = size + #ARGV[event[3] + 1] end
+    if not arrival and digest ~= "" then taken[digest] = true end
+  end
+  bytes[source] = bytes[source] or tonumber(redis.call("HGET", KEYS[5], source) or 0)
+  delivery[3] = marks
+  if size > 0 and ((limit > 0 and total + size > limit)
+      or (source_limit > 0 and bytes[source] + size > source_limit)) then
+    delivery[4] = true
+    for e, event in ipairs(delivery[2]) do
+      if not marks[e] then taken[event[1]] = nil end
+    end
+  else
+    total, bytes[source] = total + size, bytes[source] + size
+  end
+end
+
+-- Writes.
+local time = redis.call("TIME")
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local now = math.floor(now_us / 1000)
+local last = tonumber(redis.call("GET", KEYS[1]) or 0)
+local counts, grown, touched, answers, given, news = {}, {}, {}, {}, {}, {}
+local function count(field, n) counts[field] = (counts[field] or 0) + n end
+for d, delivery in ipairs(deliveries) do
+  local source, marks = delivery[1], delivery[3]
+  if delivery[4] then
+    answers[d] = {"full"}
+  else
+    local answer = {"ok"}
+    for e, event in ipairs(delivery[2]) do
+      local arrival = marks[e]
+      if arrival == true then arrival = given[event[1]] end
+      if arrival then
+        count("e|" .. source .. "|accepted", 1)
+        count("e|" .. source .. "|duplicate", 1)
+        answer[#answer + 1], answer[#answer + 2] = 1, arrival
+        news[#news + 1] = {arrival, source, event[7], "duplicate"}
+      else
+        last = math.max(last + 1, now_us)
+        arrival = string.format("%016.0f", last)
+        given[event[1]] = arrival
+        if event[3] > 0 then
+          local blob = ARGV[event[3] + 1]
+          redis.call("HSET", KEYS[2], arrival, blob)
+          grown[source] = (grown[source] or 0) + #blob
+          local holders = #event[5] + event[4]
+          if holders > 1 then redis.call("HSET", KEYS[3], arrival, holders) end
+        end
+        if event[4] == 1 then redis.call("ZADD", KEYS[8], last, arrival) end
+        for _, r in ipairs(event[5]) do
+          redis.call("ZADD", KEYS[routes[r][1]], now + linger, arrival)
+          touched[r] = true
+        end
+        for field, n in pairs(event[6]) do count(field, n) end
+        if event[1] ~= "" then
+          local window = windows[event[2]]
+          local bucket = KEYS[window[2][1]]
+          redis.call("HSET", bucket, event[1], arrival)
+          if not window[3] then
+            redis.call("EXPIRE", bucket, window[1])
+            window[3] = true
+          end
+        end
+        answer[#answer + 1], answer[#answer + 2] = 0, arrival
+        local state = event[4] == 1 and "quarantined" or #event[5] > 0 and "mapped" or "ignored"
+        news[#news + 1] = {arrival, source, event[7], state}
+      end
+    end
+    answers[d] = answer
+  end
+end
+redis.call("SET", KEYS[1], string.format("%.0f", last))
+for field, n in pairs(counts) do redis.call("HINCRBY", KEYS[4], field, n) end
+for source, n in pairs(grown) do
+  redis.call("HINCRBY", KEYS[5], source, n)
+  redis.call("HINCRBY", KEYS[5], "*", n)
+end
+
+-- For whoever watches; nothing is kept of it.
+redis.call("PUBLISH", "rh:tail", cmsgpack.pack(news))
+
+-- Bells: a lane without a live holder is rung once, by whoever wrote into it.
+local rung = {}
+for r in pairs(touched) do
+  local route = routes[r]
+  redis.call("SADD", KEYS[route[3]], route[5])
+  local state = redis.call("HMGET", KEYS[route[2]], "until", "hold_until", "paused", "holder")
+  if not state[1] then redis.call("SADD", KEYS[6], route[4]) end
+  -- A holder that vanished is the ticker's business (ring.lua): it may have left records in flight.
+  local free = not state[4] or state[4] == "" or state[4] == "rung"
+  if free and tonumber(state[1] or 0) <= now and tonumber(state[2] or 0) <= now and not state[3] then
+    redis.call("HSET", KEYS[route[2]], "holder", "rung", "until", now + ring_ms)
+    rung[#rung + 1] = route[4]
+  end
+end
+return {"ok", answers, rung}

@@ -1,0 +1,57 @@
+#!lua flags=allow-oom
+-- Says what became of claimed events. With a stale token it changes nothing.
+--
+-- KEYS  1 lane, 2 events, 3 refs, 4 ledger, 5 bytes, 6 left, 7 dead, 8 deadcount, then the keys the plan names
+-- ARGV  1 token, 2 plan (msgpack)
+--   plan    {done, partly, dead, counts, fences, failures, hold_ms, why, paused}
+--   done    queue key, source, arrivals: all its records in this lane are settled
+--   partly  {queue key, arrival, positions left or "", due in ms}: the rest goes again later
+--   dead    {field, letter, arrival}
+--   counts  ledger field -> n
+--   fences  {fence key, {key, version, …}}
+-- Returns  1, or 0 where the token is stale
+--
+-- Allowed over maxmemory: settling is what makes room.
+local time = redis.call("TIME")
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return 0 end
+local plan = cmsgpack.unpack(ARGV[2])
+for _, fence in ipairs(plan[5]) do
+  redis.call("HSET", KEYS[fence[1]], unpack(fence[2]))
+end
+for _, letter in ipairs(plan[3]) do
+  redis.call("HSET", KEYS[7], letter[1], letter[2])
+  redis.call("HINCRBY", KEYS[8], letter[3], 1)
+  -- A dead letter holds its event as a lane does.
+  redis.call("HSET", KEYS[3], letter[3], tonumber(redis.call("HGET", KEYS[3], letter[3]) or 1) + 1)
+end
+for _, group in ipairs(plan[1]) do
+  local queue, source, freed = KEYS[group[1]], group[2], 0
+  for _, arrival in ipairs(group[3]) do
+    if redis.call("ZREM", queue, arrival) == 1 then
+      redis.call("HDEL", KEYS[6], arrival)
+      local holders = tonumber(redis.call("HGET", KEYS[3], arrival) or 1)
+      if holders > 2 then
+        redis.call("HSET", KEYS[3], arrival, holders - 1)
+      elseif holders == 2 then
+        redis.call("HDEL", KEYS[3], arrival)
+      else
+        freed = freed + redis.call("HSTRLEN", KEYS[2], arrival)
+        redis.call("HDEL", KEYS[2], arrival)
+      end
+    end
+  end
+  if freed > 0 then
+    redis.call("HINCRBY", KEYS[5], source, -freed)
+    redis.call("HINCRBY", KEYS[5], "*", -freed)
+  end
+end
+for _, item in ipairs(plan[2]) do
+  redis.call("ZADD", KEYS[item[1]], "XX", now + item[4], item[2])
+  if item[3] ~= "" then redis.call("HSET", KEYS[6], item[2], item[3]) end
+end
+for field, n in pairs(plan[4]) do redis.call("HINCRBY", KEYS[4], field, n) end
+redis.call("HSET", KEYS[1], "in_flight", 0, "failures", plan[6], "why", plan[8])
+if plan[7] > 0 then redis.call("HSET", KEYS[1], "hold_until", now + plan[7]) end
+if plan[9] ~= "" then redis.call("HSET", KEYS[1], "paused", plan[9]) end
+return 1

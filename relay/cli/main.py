@@ -1,0 +1,38 @@
+"""The command line's frame: options that every command takes, and errors as one line a fault."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from relay import __version__
+from relay.cli import look, run, send
+from relay.errors import RelayError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A webhook relay that turns SaaS webhooks into correct, typed rows.",
+)
+for module in (run, send, look):
+    module.register(app)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run a command; a fault that a person can mend is said in plain words, with exit code 2."""
+    try:
+        app()
+    except RelayError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except BrokenPipeError:  # `relay tail | head`
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,74 @@
+"""Options that every command takes, and what they open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import redis as driver
+import typer
+
+from relay.buffer.redis import connect
+from relay.config import Config, load
+from relay.errors import ConfigInvalid
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", envvar="RELAY_CONFIG", help="The settings file; default: relay.yaml, if it is there."
+    ),
+]
+DataDir = Annotated[Path, typer.Option("--data", envvar="RELAY_DATA", help="The data folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+DATA = Path(".relay")
+
+
+def config_path(given: Path | None) -> Path | None:
+    """The file that is meant: the given one, else relay.yaml where it is there."""
+    if given is not None:
+        return given
+    usual = Path("relay.yaml")
+    return usual if usual.exists() else None
+
+
+def opened(given: Path | None, data: Path) -> Config:
+    """Settings, checked."""
+    return load(config_path(given), data)
+
+
+def buffer(config: Config) -> driver.Redis:
+    """A client of the buffer."""
+    return connect(config.redis_url(), timeout_s=30)
+
+
+def ask_worker(config: Config, verb: str, *args: str) -> Any:
+    """What needs a destination runs as the half that has them: `python -m worker VERB`, JSON on its output.
+
+    Raises:
+        ConfigInvalid: with the words of that half.
+    """
+    environment = worker_environment(config)
+    command = [sys.executable, "-m", "worker", verb, *args]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise ConfigInvalid(done.stderr.strip() or f"python -m worker {verb} ended with {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def worker_environment(config: Config) -> dict[str, str]:
+    """The environment in which the other half finds the same settings."""
+    import os
+
+    environment = dict(os.environ)
+    environment["RELAY_DATA"] = str(config.data_dir)
+    if config.path is not None:
+        environment["RELAY_CONFIG"] = str(config.path)
+    return environment
+
+
+def show(value: Any) -> None:
+    """Print data as JSON."""
+    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

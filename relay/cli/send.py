@@ -1,0 +1,152 @@
+"""Commands that make or try a delivery: send, map."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from relay import catalogue, intake
+from relay.cli.options import DATA, ConfigFile, DataDir, opened, show
+from relay.config import Config
+from relay.errors import ConfigInvalid
+from relay.intake import SOURCES, Source
+from relay.records import Record, Request
+from relay.source import Sample, sample_request
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(send)
+    app.command("map")(map_)
+
+
+def send(  # noqa: PLR0913, PLR0917 - options of a command
+    kind: Annotated[str, typer.Argument(help="The vendor.")],
+    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="The event's type.")] = None,
+    config: ConfigFile = None,
+    data: DataDir = DATA,
+    source: Annotated[str | None, typer.Option(help="Which source; default: the first of that kind.")] = None,
+    to: Annotated[str | None, typer.Option(help="URL; default: this machine's relay.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Send this body instead of a sample.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, each of another object.")] = 1,
+    rate: Annotated[float, typer.Option(min=0, help="At most so many a second; 0: as fast as they go.")] = 0,
+    start: Annotated[int, typer.Option(help="Number of the first object.")] = 0,
+    list_: Annotated[bool, typer.Option("--list", help="List the sample types of the kind.")] = False,
+) -> None:
+    """Send a correctly signed, realistic delivery of a vendor."""
+    settings = opened(config, data)
+    chosen = _choose(settings, kind, source)
+    samples = chosen.vendor.samples
+    if list_:
+        for name in samples:
+            typer.echo(name)
+        return
+    type_ = type_ or next(iter(samples), "")
+    if file is None and type_ not in samples:
+        raise ConfigInvalid(
+            f"kind {kind} has no sample {type_!r}; it has: {', '.join(samples) or 'none, use --file'}"
+        )
+    if not chosen.secrets:
+        raise ConfigInvalid(f"source {chosen.name} has no secret, so nothing can be signed")
+    url = to or f"http://127.0.0.1:{_port(settings)}/hooks/{chosen.name}"
+    _post_all(chosen, url, type_, file, range(start, start + count), rate)
+
+
+def _choose(config: Config, kind: str, name: str | None) -> Source:
+    sources = intake.sources_of(config)
+    if name is not None:
+        if name not in sources:
+            raise ConfigInvalid(f"there is no source {name!r}; configured: {', '.join(sources)}")
+        return sources[name]
+    for source in sources.values():
+        if source.kind == kind:
+            return source
+    known = ", ".join(catalogue.names(SOURCES))
+    raise ConfigInvalid(f"no source of kind {kind!r} is configured (kinds: {known}); see `relay sources`")
+
+
+def _port(config: Config) -> int:
+    """The port of the relay that runs in the data folder, else the configured one."""
+    noted = config.data_dir / "port"
+    return int(noted.read_text()) if noted.exists() else config.settings.port
+
+
+def _post_all(source: Source, url: str, type_: str, file: Path | None, numbers: range, rate: float) -> None:
+    import requests
+
+    session = requests.Session()
+    session.trust_env = False
+    started, refused = time.monotonic(), 0
+    for done, n in enumerate(numbers):
+        if rate:
+            time.sleep(max(0.0, started + done / rate - time.monotonic()))
+        request = _signed(source, url, type_, file, n)
+        try:
+            answer = session.post(request.url, data=request.body, headers=dict(request.headers), timeout=30)
+        except requests.ConnectionError:
+            raise ConfigInvalid(f"nobody answers at {url}: is `relay up` running?") from None
+        refused += answer.status_code >= 300  # noqa: PLR2004 - HTTP
+        if len(numbers) <= 20:  # noqa: PLR2004 - more lines than a person reads
+            typer.echo(f"{answer.status_code} {answer.text.strip()}")
+        elif (done + 1) % 500 == 0 or done + 1 == len(numbers):
+            typer.echo(f"{done + 1} of {len(numbers)} sent, {refused} refused", err=True)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _signed(source: Source, url: str, type_: str, file: Path | None, n: int) -> Request:
+    now = time.time_ns()
+    make = source.vendor.samples.get(type_) or next(iter(source.vendor.samples.values()), None)
+    sample = make(n, now) if make is not None else Sample(b"")
+    if file is not None:
+        sample = msgspec.structs.replace(sample, body=file.read_bytes())
+    request = sample_request(sample, source.public_url or url)
+    signed = source.verifier.sign(request, source.secrets[0], now)
+    return msgspec.structs.replace(signed, url=url + signed.url[len(request.url) :])
+
+
+def map_(
+    source: Annotated[str, typer.Argument(help="A configured source.")],
+    file: Annotated[Path, typer.Argument(help="A body, as the vendor sends it.")],
+    config: ConfigFile = None,
+    data: DataDir = DATA,
+    type_: Annotated[str | None, typer.Option("--type", help="The event's type, where a header says it.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="NAME: VALUE, may be repeated.")] = None,
+) -> None:
+    """Print the rows that a payload becomes; nothing is stored."""
+    settings = opened(config, data)
+    sources = intake.sources_of(settings)
+    if source not in sources:
+        raise ConfigInvalid(f"there is no source {source!r}; configured: {', '.join(sources)}")
+    headers = {"content-type": "application/json"}
+    for line in header or ():
+        name, _, value = line.partition(":")
+        headers[name.strip().lower()] = value.strip()
+    try:
+        body = file.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(f"{file}: {error.strerror}") from None
+    chosen = sources[source]
+    request = Request("POST", chosen.public_url or "http://localhost/", headers, body)
+    events = chosen.vendor.read(request, intake.decode_body(request, forms=chosen.vendor.forms))
+    shown = []
+    for event in events:
+        named = msgspec.structs.replace(event, type=type_) if type_ else event
+        shown.append({"type": named.type, "records": [_as_shown(r) for r in intake.records_of(chosen, named)]})
+    show({"source": source, "events": msgspec.to_builtins(shown, str_keys=True)})
+
+
+def _as_shown(record: Record) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "table": record.table,
+        "op": record.op,
+        "version": record.version,
+        "data": record.data,
+    }
+    if record.members is not None:
+        shown |= {"members": record.members, "complete": record.complete}
+    return shown

@@ -1,0 +1,287 @@
+"""Settings: `relay.yaml`, overridden by `RELAY_*`, checked before anything starts.
+
+Secrets are `${ENV}` or `${file:/run/secrets/x}`. Unknown settings are errors. Every fault names file, line and
+setting. What a destination's or a vendor's own block may say is checked by the destination or vendor itself
+(`worker.destination.Settings`, `relay.source.Vendor.settings`), with `Config.fault` for the wording.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from relay.errors import ConfigInvalid
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+_REFERENCE: Final = re.compile(r"\$\{(file:)?([^}]+)\}")
+MIB: Final = 1024 * 1024
+
+
+class SourceSettings(BaseModel):
+    """One source's block; what is not named here belongs to its vendor (see `vendor_settings`)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = Field(description="The vendor: a file name of relay/sources, see `relay sources`.")
+    secrets: tuple[SecretStr, ...] = Field(
+        (), description="Signing secrets; all are live, so that one can be rotated without a gap."
+    )
+    to: tuple[str, ...] = Field((), description="Destinations; default: the only one.")
+    public_url: str = Field(
+        "", description="The address pasted into the vendor's page; needed where the vendor signs the URL."
+    )
+
+    @field_validator("secrets", "to", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def vendor_settings(self) -> dict[str, Any]:
+        """The settings that only this vendor has."""
+        return dict(self.model_extra or {})
+
+
+class TableRules(BaseModel):
+    """Redaction of one table, applied before anything is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drop: tuple[str, ...] = Field((), description="Columns that are left out.")
+    hash: tuple[str, ...] = Field((), description="Columns replaced by a keyed hash.")
+    mask: tuple[str, ...] = Field((), description="Columns of which only the last four characters stay.")
+
+
+class Settings(BaseSettings):
+    """Everything that `relay.yaml` and `RELAY_*` can say."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RELAY_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    redis_url: SecretStr = Field(
+        SecretStr(""), description="Redis or Valkey; empty: the embedded one of `relay up` in the data folder."
+    )
+    sources: dict[str, SourceSettings] = Field({}, description="Who may post, by name: POST /hooks/<name>.")
+    destinations: dict[str, dict[str, Any]] = Field(
+        {}, description="Where rows go, by name; default: SQLite, DIR/warehouse.db."
+    )
+    tables: dict[str, TableRules] = Field({}, description="Redaction by full table name.")
+    max_body_bytes: int = Field(10 * MIB, ge=1024, description="A larger body is refused with 413.")
+    accept_deadline_s: float = Field(2.0, gt=0, le=30, description="A put that takes longer is answered 503.")
+    dedup_days: int = Field(3, ge=1, le=30, description="For how many days a delivery id is remembered.")
+    content_dedup_minutes: int = Field(
+        10, ge=1, le=60, description="For how long the body of a delivery without an id is remembered."
+    )
+    max_pending_bytes: int = Field(
+        0, ge=0, description="Bytes of undelivered events in all; 0: 60 % of Redis's maxmemory, if it has one."
+    )
+    max_source_bytes: int = Field(
+        0, ge=0, description="Bytes of undelivered events of one source; 0: half of all."
+    )
+    linger_ms: int = Field(100, ge=0, le=60_000, description="How long a batch may wait for more records.")
+    workers: int = Field(2, ge=1, le=64, description="RQ workers of `relay worker` and `relay up`.")
+    web_workers: int = Field(2, ge=1, le=64, description="gunicorn worker processes.")
+    web_threads: int = Field(16, ge=1, le=512, description="Requests that one gunicorn process works on at once.")
+    host: str = Field("0.0.0.0", description="Address that gunicorn listens on.")  # noqa: S104 - a server
+    port: int = Field(8080, ge=0, le=65535, description="Port that gunicorn listens on.")
+    log_format: str = Field("auto", pattern="^(auto|json|console)$", description="json off a terminal by default.")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment is above the file."""
+        return env_settings, init_settings
+
+    @field_validator("sources", "destinations")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not _NAME.match(name):
+                raise ValueError(f"{name!r} is not a name: a-z, then a-z, 0-9 and _, at most 40")
+        return value
+
+
+class Config:
+    """Settings together with where they were written.
+
+    Args:
+        settings: checked. path: the file, or None. data_dir: DIR. warnings: sentences for `relay check`.
+    """
+
+    def __init__(
+        self, settings: Settings, path: Path | None, data_dir: Path, lines: Mapping[str, int], warnings: list[str]
+    ) -> None:
+        self.settings, self.path, self.data_dir = settings, path, data_dir
+        self._lines, self.warnings = lines, warnings
+
+    def fault(self, setting: str, message: str) -> ConfigInvalid:
+        """An error that names file, line and setting."""
+        return ConfigInvalid(f"{self.where(setting)}: {message}")
+
+    def where(self, setting: str) -> str:
+        """`relay.yaml:12: sources.shopify.to`, as far as it is known."""
+        return _where(self.path, self._lines, setting)
+
+    def redis_url(self) -> str:
+        """The Redis to use: the configured one, or the embedded one of a running `relay up`.
+
+        Raises:
+            ConfigInvalid: neither is there.
+        """
+        url = self.settings.redis_url.get_secret_value()
+        if url:
+            return url
+        found = self.data_dir / "redis.url"
+        if found.exists():
+            return found.read_text().strip()
+        raise ConfigInvalid(
+            f"no Redis: set RELAY_REDIS_URL, or start `relay up` (no embedded server has run in {self.data_dir})"
+        )
+
+
+def load(path: Path | None, data_dir: Path) -> Config:
+    """Read, resolve and check the settings.
+
+    Args:
+        path: `relay.yaml`; None or absent: defaults, or `DIR/demo.yaml` that `relay up` wrote.
+        data_dir: the data folder.
+
+    Raises:
+        ConfigInvalid: a fault, with file, line and setting.
+    """
+    if path is not None and not path.exists():
+        raise ConfigInvalid(f"{path}: no such file")
+    demo = data_dir / "demo.yaml"
+    if path is None and demo.exists():
+        path = demo
+    lines: dict[str, int] = {}
+    warnings: list[str] = []
+    raw = _read(path, lines) if path is not None else {}
+    raw = _resolve(raw, "", path, lines, warnings)
+    try:
+        settings = Settings(**raw)
+    except ValidationError as error:
+        raise ConfigInvalid("\n".join(_faults(error, path, lines))) from None
+    except ValueError as error:  # pydantic-settings: an override that is not JSON
+        raise ConfigInvalid(f"environment: {error}") from None
+    config = Config(_with_defaults(settings), path, data_dir, lines, warnings)
+    _check_routes(config)
+    return config
+
+
+def _with_defaults(settings: Settings) -> Settings:
+    destinations = settings.destinations or {"warehouse": {"kind": "sqlite"}}
+    only = tuple(destinations) if len(destinations) == 1 else ()
+    sources = {
+        name: source if source.to else source.model_copy(update={"to": only})
+        for name, source in settings.sources.items()
+    }
+    return settings.model_copy(update={"destinations": destinations, "sources": sources})
+
+
+def _check_routes(config: Config) -> None:
+    known = config.settings.destinations
+    for name, source in config.settings.sources.items():
+        if not source.to:
+            raise config.fault(f"sources.{name}.to", f"say which of the destinations: {', '.join(known)}")
+        for destination in source.to:
+            if destination not in known:
+                raise config.fault(
+                    f"sources.{name}.to", f"there is no destination {destination!r}; known: {', '.join(known)}"
+                )
+
+
+def _faults(error: ValidationError, path: Path | None, lines: Mapping[str, int]) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_input=False):
+        setting = ".".join(str(part) for part in fault["loc"])
+        message = "unknown setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+        yield f"{_where(path, lines, setting)}: {message}"
+
+
+def _where(path: Path | None, lines: Mapping[str, int], setting: str) -> str:
+    probe = setting
+    while probe and probe not in lines:
+        probe = probe.rpartition(".")[0]
+    at = f"{path}:{lines[probe]}" if probe else str(path or "environment")
+    return f"{at}: {setting}" if setting else at
+
+
+def _read(path: Path, lines: dict[str, int]) -> dict[str, Any]:
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigInvalid(f"{at}: not YAML: {getattr(error, 'problem', error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"{path}: cannot be read: {error}") from None
+    if node is None:
+        return {}
+    _mark(node, "", path, lines)
+    value = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    if not isinstance(value, dict):
+        raise ConfigInvalid(f"{path}:1: settings are a mapping, such as `sources:`")
+    return value
+
+
+def _mark(node: yaml.Node, at: str, path: Path, lines: dict[str, int]) -> None:
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = f"{at}.{key.value}" if at else str(key.value)
+            if place in lines:
+                raise ConfigInvalid(
+                    f"{path}:{key.start_mark.line + 1}: {place}: written twice, first in line {lines[place]}"
+                )
+            lines[place] = key.start_mark.line + 1
+            _mark(value, place, path, lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _mark(value, f"{at}.{index}", path, lines)
+
+
+def _resolve(value: Any, at: str, path: Path | None, lines: Mapping[str, int], warnings: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _resolve(v, f"{at}.{k}" if at else str(k), path, lines, warnings) for k, v in value.items()}
+    if isinstance(value, list):
+        found = [_resolve(v, f"{at}.{i}", path, lines, warnings) for i, v in enumerate(value)]
+        return [v for v in found if v is not None] if at.endswith(".secrets") else found
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    missing = [m[0] for m in _REFERENCE.finditer(value) if _lookup(m) is None]
+    if missing:
+        message = f"{_where(path, lines, at)}: {missing[0]} is not set"
+        if ".secrets" in at:
+            # The vendor may show the secret only after the URL is registered, so the source starts without it.
+            warnings.append(message)
+            return None if at.rpartition(".")[2].isdigit() else []
+        raise ConfigInvalid(message)
+    return _REFERENCE.sub(lambda m: _lookup(m) or "", value)
+
+
+def _lookup(match: re.Match[str]) -> str | None:
+    if match[1]:
+        try:
+            return Path(match[2]).read_text(encoding="utf-8").strip() or None
+        except OSError:
+            return None
+    return os.environ.get(match[2]) or None

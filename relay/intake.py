@@ -1,0 +1,338 @@
+"""The front half: from a vendor's request to what the buffer is offered. No Flask, no I/O, no clock."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from relay import catalogue
+from relay.buffer.accept import Delivery, Offer, digest_of
+from relay.buffer.keys import lane_name
+from relay.config import Config, SourceSettings
+from relay.errors import (
+    ConfigInvalid,
+    IntakeError,
+    MalformedPayload,
+    MappingFailed,
+    SecretMissing,
+    TooLarge,
+    Unauthenticated,
+    UnknownSource,
+    UnsupportedMedia,
+)
+from relay.records import (
+    Codec,
+    Event,
+    Meta,
+    Record,
+    Request,
+    Table,
+    decode_json,
+    encode_json,
+    key_text,
+    partition_of,
+)
+from relay.signatures import Verifier
+from relay.source import Reply, Vendor
+
+SOURCES: Final = "relay.sources"
+_MAX_FORM_FIELDS: Final = 10_000
+
+
+class Source:
+    """One configured sender: a vendor, its secrets, and where its records go.
+
+    Args:
+        name: of its URL and its tables. vendor: what it speaks. secrets: all live ones.
+        settings: the vendor's own. to: destination -> number of its lanes. public_url: as the vendor was given it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vendor: Vendor,
+        secrets: tuple[str, ...],
+        settings: Mapping[str, Any],
+        to: Mapping[str, int],
+        *,
+        kind: str,
+        public_url: str = "",
+    ) -> None:
+        self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
+        self.to, self.kind, self.public_url = dict(to), kind, public_url
+        self.verifier: Verifier = vendor.verifier(settings)
+        self.tables = {short: (f"{name}_{short}", table) for short, table in vendor.tables.items()}
+        self.schemas = {table.schema_id: table.declaration for table in vendor.tables.values()}
+
+
+def vendor_of(kind: str, settings: Mapping[str, Any]) -> Vendor:
+    """The vendor of a kind; `custom` builds one from its settings.
+
+    Raises:
+        KeyError: there is no such kind.
+        ConfigInvalid: settings of a `custom` source are wrong.
+    """
+    module = catalogue.load(SOURCES, kind)
+    vendor: Vendor = module.build(settings) if hasattr(module, "build") else module.vendor
+    return vendor
+
+
+def sources_of(config: Config) -> dict[str, Source]:
+    """All configured sources, checked.
+
+    Raises:
+        ConfigInvalid: an unknown kind or setting, with file and line.
+    """
+    return {name: _source(config, name, block) for name, block in config.settings.sources.items()}
+
+
+def _source(config: Config, name: str, block: SourceSettings) -> Source:
+    at = f"sources.{name}"
+    try:
+        vendor = vendor_of(block.kind, block.vendor_settings)
+    except KeyError:
+        kinds = ", ".join(catalogue.names(SOURCES))
+        raise config.fault(f"{at}.kind", f"there is no kind {block.kind!r}; known: {kinds}") from None
+    except ConfigInvalid as error:
+        raise config.fault(at, str(error)) from None
+    settings = dict(block.vendor_settings)
+    if block.kind != "custom":
+        for setting in settings:
+            if setting not in vendor.settings:
+                raise config.fault(f"{at}.{setting}", f"unknown setting of kind {block.kind}")
+        settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
+    lanes = {d: int(config.settings.destinations[d].get("lanes", 1)) for d in block.to}
+    secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
+    return Source(name, vendor, secrets, settings, lanes, kind=block.kind, public_url=block.public_url)
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A delivery ready for the buffer, and how many rows it becomes."""
+
+    delivery: Delivery
+    rows: int
+    faults: tuple[str, ...]  # why events of it are quarantined
+    events: tuple[Event, ...] = ()
+
+
+def handshake(source: Source, request: Request) -> Reply | None:
+    """The vendor's challenge answered, or None where the request is no challenge."""
+    if source.vendor.handshake is None:
+        return None
+    return source.vendor.handshake(request, source.secrets, source.settings)
+
+
+def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: int) -> Accepted:
+    """Verify, read, map and pack one delivery.
+
+    Args:
+        source: whose URL was called.
+        request: as it came.
+        now: ns since 1970.
+        codec: of this thread.
+        limit: bytes that a body may have once inflated.
+
+    Raises:
+        SecretMissing, Unauthenticated, TooLarge, UnsupportedMedia: it is refused. What cannot be read or mapped
+            is not refused: it is in the answer, quarantined.
+    """
+    if not source.secrets:
+        raise SecretMissing(f"source {source.name} has no secret yet")
+    request = verified(source, request, now, limit)
+    try:
+        data = decode_body(request, forms=source.vendor.forms)
+        if source.vendor.scrub is not None:
+            data = source.vendor.scrub(data)
+        events = source.vendor.read(request, data)
+    except MalformedPayload as error:
+        offer = _quarantine(source, Event("", None, dedup="content"), request, request.body, codec, error)
+        return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
+    whole = len(events) == 1 and source.vendor.scrub is None and events[0].data is data
+    offers, rows, faults = [], 0, []
+    for event in events:
+        raw = request.body if whole else encode_json(event.data)
+        try:
+            records = records_of(source, event)
+        except MappingFailed as error:
+            offers.append(_quarantine(source, event, request, raw, codec, error))
+            faults.append(str(error))
+            continue
+        rows += sum(1 if r.members is None else len(r.members) for r in records)
+        offers.append(_offer(source, event, request, raw, codec, records))
+    return Accepted(Delivery(source.name, tuple(offers), source.schemas), rows, tuple(faults), tuple(events))
+
+
+def verified(source: Source, request: Request, now: int, limit: int) -> Request:
+    """The request with its body inflated, once a secret fits what came over the wire (or what it inflates to)."""
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        source.verifier.verify(request, source.secrets, now)
+        return request
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedMedia(f"content-encoding {encoding[:40]!r}", reason="unsupported_encoding")
+    plain = msgspec.structs.replace(request, body=inflate(request.body, limit))
+    try:
+        source.verifier.verify(request, source.secrets, now)
+    except Unauthenticated:
+        source.verifier.verify(plain, source.secrets, now)
+    return plain
+
+
+def inflate(body: bytes, limit: int) -> bytes:
+    """A gzip body, refused as soon as it grows over the limit."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        plain = stream.decompress(body, limit + 1)
+    except zlib.error:
+        raise UnsupportedMedia("the body is not gzip", reason="not_gzip") from None
+    if len(plain) > limit:
+        raise TooLarge("the body is too large once inflated")
+    if not stream.eof or stream.unused_data:
+        raise UnsupportedMedia("the gzip body is cut off, or has something behind it", reason="not_gzip")
+    return plain
+
+
+def decode_body(request: Request, *, forms: bool) -> Any:
+    """A body as a value: JSON, a form as a mapping of lists of values, or the JSON in a form's `payload` field.
+
+    Raises:
+        MalformedPayload: it is none of these.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        return decode_json(request.body)
+    try:
+        pairs = parse_qsl(
+            request.body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=_MAX_FORM_FIELDS,
+        )
+    except (UnicodeDecodeError, ValueError):
+        raise MalformedPayload("the body is not a form", reason="not_form") from None
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    if forms:
+        return fields
+    if len(fields.get("payload", ())) == 1:
+        return decode_json(fields["payload"][0].encode())
+    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+
+def records_of(source: Source, event: Event) -> list[Record]:
+    """An event's records under their full table names; none where its type is not mapped.
+
+    Raises:
+        MappingFailed: the mapper could not make sense of the event; says of which field.
+    """
+    mapper = source.vendor.mapper(event.type)
+    if mapper is None:
+        return []
+    try:
+        return [_named(source, record) for record in mapper(event)]
+    except MappingFailed:
+        raise
+    except Exception as error:  # a vendor's surprise or our bug: kept, and told to the operator
+        raise MappingFailed(f"{source.kind} {event.type or 'event'}: {_in_words(error)}") from error
+
+
+def _named(source: Source, record: Record) -> Record:
+    name, table = source.tables[record.table]
+    _check_key(record.data, table.parent if record.members is not None else table.key, record.table)
+    for member in record.members or ():
+        _check_key(member, table.key, record.table)
+    return Record(name, record.op, record.version, record.data, record.members, record.complete)
+
+
+def _check_key(row: dict[str, Any], key: tuple[str, ...], table: str) -> None:
+    for column in key:
+        if row.get(column) is None:
+            raise MappingFailed(f"a row of {table} has no {column}, which is its key", reason="key_missing")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the field {error} is missing"
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _offer(
+    source: Source, event: Event, request: Request, raw: bytes, codec: Codec, records: list[Record]
+) -> Offer:
+    digest, window = _identity(source, event, raw)
+    counts: Counter[str] = Counter({f"e|{source.name}|accepted": 1})
+    if not records:
+        counts[f"e|{source.name}|ignored"] = 1
+        return Offer(digest, window, b"", False, (), counts, event.type)  # noqa: FBT003 - see Offer
+    counts[f"e|{source.name}|mapped"] = 1
+    for record in records:
+        for destination in source.to:
+            counts[f"r|{source.name}|{destination}|{record.table}|emitted"] += 1
+            counts[f"r|{source.name}|{destination}|{record.table}|pending"] += 1
+    used = {record.table for record in records}
+    schemas = {full: table.schema_id for full, table in source.tables.values() if full in used}
+    meta = _meta(source, event, request, schemas)
+    blob = codec.pack(meta, raw, records)
+    return Offer(digest, window, blob, False, _lanes(source, records), counts, event.type)  # noqa: FBT003 - see Offer
+
+
+def _quarantine(
+    source: Source, event: Event, request: Request, raw: bytes, codec: Codec, error: IntakeError
+) -> Offer:
+    digest, window = _identity(source, event, raw)
+    counts = {f"e|{source.name}|accepted": 1, f"e|{source.name}|quarantined": 1}
+    meta = msgspec.structs.replace(_meta(source, event, request, {}), fault=f"{error.reason}: {error}")
+    return Offer(digest, window, codec.pack(meta, raw, []), True, (), counts, event.type)  # noqa: FBT003 - see Offer
+
+
+def _identity(source: Source, event: Event, raw: bytes) -> tuple[str, str]:
+    if event.dedup == "never":
+        return "", ""
+    if event.dedup == "id" and event.id:
+        return digest_of(source.name, event.type, event.id.encode()), "id"
+    return digest_of(source.name, event.type, raw), "content"
+
+
+def _meta(source: Source, event: Event, request: Request, schemas: dict[str, str]) -> Meta:
+    headers = dict(event.headers)
+    kind = request.headers.get("content-type")
+    if kind:
+        headers["content-type"] = kind
+    return Meta(source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas)
+
+
+def _lanes(source: Source, records: list[Record]) -> tuple[str, ...]:
+    lanes: dict[str, None] = {}
+    for destination, partitions in source.to.items():
+        if partitions == 1:
+            lanes[lane_name(destination, 0, 1)] = None
+            continue
+        for record in records:
+            table = _table(source, record.table)
+            key = key_text(record, table.parent if record.members is not None else table.key)
+            partition = partition_of(record.table, key, partitions)
+            lanes[lane_name(destination, partition, partitions)] = None
+    return tuple(lanes)
+
+
+def _table(source: Source, full: str) -> Table:
+    return source.vendor.tables[full[len(source.name) + 1 :]]
+
+
+def find(sources: Mapping[str, Source], name: str) -> Source:
+    """A source by its URL's name.
+
+    Raises:
+        UnknownSource: there is none.
+    """
+    source = sources.get(name)
+    if source is None:
+        raise UnknownSource(f"no source {name[:40]!r}")
+    return source

@@ -1,0 +1,56 @@
+"""Exceptions as answers, in one table; a refusal tells the caller nothing that helps it to forge."""
+
+from __future__ import annotations
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from relay import errors
+from relay.telemetry import logger
+
+log = logger("web")
+_encode = msgspec.json.Encoder().encode
+
+_STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
+    errors.UnknownSource: (404, "there is no such source"),
+    errors.Unauthenticated: (401, "the request could not be authenticated"),
+    errors.SecretMissing: (503, "this source is not ready yet"),
+    errors.TooLarge: (413, "the body is too large"),
+    errors.UnsupportedMedia: (415, "the body's type or encoding is not supported"),
+    errors.BufferUnavailable: (503, "the event could not be stored now, send it again"),
+}
+
+
+def register(app: Flask) -> None:
+    """Answer every error as JSON; nothing that a caller sends ends in a traceback."""
+    app.register_error_handler(errors.RelayError, _ours)
+    app.register_error_handler(HTTPException, _theirs)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _ours(error: errors.RelayError) -> Response:
+    status, text = next(
+        (answer for kind, answer in _STATUS.items() if isinstance(error, kind)), (503, "try again later")
+    )
+    log.warning("request_refused", path=request.path, status=status, reason=error.reason, detail=str(error))
+    response = Response(_encode({"error": text}), status, content_type="application/json")
+    if isinstance(error, errors.BufferUnavailable):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    elif isinstance(error, errors.SecretMissing):
+        response.headers["Retry-After"] = "60"
+    return response
+
+
+def _theirs(error: HTTPException) -> Response:
+    status = error.code or 500
+    headers = [(k, v) for k, v in error.get_headers() if k.lower() in {"allow", "retry-after", "location"}]
+    return Response(_encode({"error": error.name.lower()}), status, headers, content_type="application/json")
+
+
+def _unforeseen(error: Exception) -> Response:
+    # Nothing was acknowledged, so a sender that asks again loses nothing.
+    log.error("request_failed", path=request.path, error=repr(error), exc_info=error)
+    response = Response(_encode({"error": "try again later"}), 503, content_type="application/json")
+    response.headers["Retry-After"] = "5"
+    return response

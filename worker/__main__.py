@@ -1,0 +1,194 @@
+"""`python -m worker`: RQ workers on this machine, and the ticker that looks after lanes.
+
+`python -m worker check` and `… tables` answer for `relay check` and `relay tables`, which have no destinations.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+from rq import Queue, Worker
+from rq.job import Job
+
+from relay import telemetry
+from relay.buffer import redis as server
+from relay.buffer.lanes import Watch
+from relay.config import Config, load
+from relay.dispatch import QUEUE, Bell
+from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
+from worker import jobs
+
+TICK_S: Final = 0.25
+_STOP_S: Final = 60.0
+_REDIS_TIMEOUT_S: Final = 30.0
+_fork: Final = multiprocessing.get_context("fork")
+_VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
+log = telemetry.logger("worker")
+
+
+class LaneWorker(Worker):
+    """RQ's forking worker, with two things that a drain needs.
+
+    SIGTERM reaches the work horse too, so that it ends after the running batch; and a horse that was killed has
+    its lane freed at once, since RQ's own clean-up leaves it to a time-out.
+    """
+
+    max_connection_wait_time = 2
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Pass SIGTERM on; RQ then waits for the horse."""
+        if self.horse_pid:
+            try:
+                os.kill(self.horse_pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:  # noqa: ARG002
+        """Free the dead horse's lane; what it held unsettled is claimed again."""
+        lane = job.args[0] if job.args else ""
+        log.warning("horse_killed", lane=lane, pid=retpid, status=ret_val)
+        config = load_from_environment()
+        try:
+            watch = Watch(config.redis_url())
+            watch.release(lane, job.id)
+            Bell(watch.client).ring_again(lane)
+        except BufferUnavailable as error:
+            log.warning("lane_not_freed", lane=lane, detail=str(error))
+
+
+def load_from_environment() -> Config:
+    """Settings from RELAY_CONFIG and RELAY_DATA."""
+    path = os.environ.get("RELAY_CONFIG")
+    return load(Path(path) if path else None, Path(os.environ.get("RELAY_DATA", ".relay")))
+
+
+def _work(config: Config) -> None:
+    """One RQ worker process."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    client = server.connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
+    worker = LaneWorker([Queue(QUEUE, connection=client)], connection=client)
+    worker.work(with_scheduler=False, logging_level="WARNING")
+
+
+class Crew:
+    """The worker processes of this machine; one that dies is replaced."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.hands: list[BaseProcess] = []
+        self.leaving: list[BaseProcess] = []
+
+    def keep(self) -> None:
+        """Replace workers that died."""
+        for hand in [h for h in self.hands if not h.is_alive()]:
+            log.warning("worker_died", pid=hand.pid, status=hand.exitcode)
+            self.hands.remove(hand)
+        self.leaving = [h for h in self.leaving if h.is_alive()]
+        while len(self.hands) < self.config.settings.workers:
+            hand = _fork.Process(target=_work, args=(self.config,), name="rowhook-worker")
+            hand.start()
+            self.hands.append(hand)
+
+    def leave(self) -> None:
+        """Let every worker end after its running batch."""
+        for hand in self.hands:
+            if hand.pid and hand.is_alive():
+                os.kill(hand.pid, signal.SIGTERM)
+        self.leaving += self.hands
+        self.hands = []
+
+    def wait(self) -> None:
+        """Until all that were told to leave are gone."""
+        for hand in self.leaving:
+            hand.join(_STOP_S)
+
+
+class _Signals:
+    stop = reload = False
+
+    def __init__(self) -> None:
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        self.stop = True
+
+    def _reload(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        self.reload = True
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM; SIGHUP reloads the settings, or keeps the old ones where the new are wrong."""
+    signals = _Signals()
+    jobs.setup(config)
+    crew = Crew(config)
+    watch = Watch(config.redis_url())
+    _await_redis(watch, signals)
+    bell = Bell(watch.client)
+    while not signals.stop:
+        if signals.reload:
+            signals.reload = False
+            config = _reloaded(config)
+            crew.config = config
+            crew.leave()
+        crew.keep()
+        try:
+            watch.ring_due(config.settings.linger_ms, bell.ring_again)
+        except (BufferUnavailable, RedisError) as error:
+            log.warning("ticker_waits", detail=str(error))
+        time.sleep(TICK_S)
+    crew.leave()
+    crew.wait()
+    return 0
+
+
+def _reloaded(config: Config) -> Config:
+    try:
+        fresh = load_from_environment()
+        jobs.setup(fresh)
+    except RelayError as error:
+        log.warning("config_kept", detail=str(error))
+        return config
+    log.info("config_reloaded")
+    return fresh
+
+
+def _await_redis(watch: Watch, signals: _Signals) -> None:
+    while not signals.stop:
+        try:
+            server.require(watch.client)
+        except BufferUnavailable as error:
+            log.warning("redis_awaited", detail=str(error))
+            time.sleep(1)
+        else:
+            return
+
+
+def main(verb: str = "") -> int:
+    """Serve, or answer one question (`check`, `tables`) as JSON; returns the exit code."""
+    try:
+        config = load_from_environment()
+        telemetry.setup(config.settings.log_format, config.settings.log_level)
+        if not verb:
+            return run(config)
+        sys.stdout.write(json.dumps(_VERBS[verb](config)))
+    except ConfigInvalid as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

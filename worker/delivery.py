@@ -1,0 +1,318 @@
+"""One claim's way: events → items by table → newest of each key → batches → verdicts → settlement.
+
+Nothing here waits: what must go again is said in the settlement, and the lane or the ticker brings it back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import msgspec
+
+from relay.buffer.lanes import Claimed, Lane, Settlement, schemas
+from relay.errors import Permanent, Refused, Transient
+from relay.records import (
+    Codec,
+    Record,
+    decode_json,
+    encode_json,
+    full_version,
+    key_of,
+    partition_of,
+    records_of,
+)
+from relay.telemetry import logger
+from worker import fence
+from worker.batching import collapse, split
+from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
+from worker.retry import delay_s
+
+log = logger("delivery")
+#: Single records refused with the same words, none stored: it is the destination, so nothing is buried.
+ALIKE: Final = 8
+#: How long a refused batch (credentials, a table that is not ours) rests before it is tried as a probe.
+REFUSED_REST_S: Final = 30.0
+_EXACT_SIZE_FROM: Final = 65_536
+
+
+class Letter(msgspec.Struct, array_like=True):
+    """A dead letter: one record that a destination will never take.
+
+    Args:
+        table, key, version: of the row. reason: the destination's own words. blame: `destination`, `mapping` or
+        `vendor`. at: the arrival number of its event. source: configured source.
+    """
+
+    source: str
+    table: str
+    key: str
+    version: str
+    reason: str
+    blame: str
+
+
+class Work(msgspec.Struct):
+    """A claim, taken apart.
+
+    Args:
+        tables: what each record's table is. items: by table. claimed: as they came.
+        unread: arrivals whose blob is gone or unreadable.
+    """
+
+    tables: dict[str, TableSpec]
+    items: dict[str, list[Item]]
+    claimed: Sequence[Claimed]
+    unread: list[str]
+
+
+class Reader:
+    """Turns claimed blobs into items; remembers declarations of tables by their content address."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane, self._codec = lane, Codec()
+        self._known: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]] = {}
+
+    def read(self, claimed: Sequence[Claimed]) -> Work:
+        """Unpack a claim."""
+        work = Work({}, {}, claimed, [])
+        packed = [(c, self._codec.unpack(c.blob)) for c in claimed if c.blob]
+        work.unread = [c.arrival for c in claimed if not c.blob]
+        self._learn({id_ for _, p in packed for id_ in p.meta.schemas.values()})
+        for one, event in packed:
+            records = records_of(event)
+            rough = len(event.rows)
+            for position, record in enumerate(records):
+                if one.left is not None and position not in one.left:
+                    continue
+                spec = work.tables.get(record.table)
+                if spec is None:
+                    spec = work.tables[record.table] = self._spec(record.table, event.meta.schemas[record.table])
+                item = self._item(one, record, position, spec, rough, test=event.meta.test)
+                if self._lane.partitions == 1 or self._ours(record.table, item):
+                    work.items.setdefault(record.table, []).append(item)
+        return work
+
+    def _ours(self, table: str, item: Item) -> bool:
+        return partition_of(table, item.key, self._lane.partitions) == self._lane.partition
+
+    def _item(
+        self, one: Claimed, record: Record, position: int, spec: TableSpec, rough: int, *, test: bool
+    ) -> Item:
+        key = key_of(record.data, spec.parent if record.members is not None else spec.key)
+        return Item(
+            op=record.op,
+            data=record.data,
+            members=record.members,
+            complete=record.complete,
+            version=full_version(record.version, one.arrival),
+            key=key,
+            event=one.arrival,
+            position=position,
+            source=one.source,
+            test=test,
+            size=rough if rough < _EXACT_SIZE_FROM else len(encode_json(record)),
+        )
+
+    def _spec(self, name: str, schema_id: str) -> TableSpec:
+        key, parent, columns = self._known[schema_id]
+        return TableSpec(name, key, parent, columns)
+
+    def _learn(self, ids: Iterable[str]) -> None:
+        unknown = [i for i in ids if i not in self._known]
+        for id_, text in schemas(self._lane.client, unknown).items():
+            key, parent, columns = decode_json(text)
+            self._known[id_] = (tuple(key), tuple(parent), columns)
+
+
+class Round:
+    """What one claim came to, counted while it is delivered."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.again: dict[tuple[str, str], dict[int, float]] = {}  # (source, arrival) -> position -> seconds
+        self.dead: list[tuple[str, int, bytes]] = []
+        self.after: dict[str, dict[str, bytes]] = {}
+        self.passed = self.failed = 0
+        self.why = ""
+        self.unknown = False
+        self.wait_s = 0.0
+
+    def settle(self, destination: str, table: str, items: Iterable[Item], verdict: Verdict) -> None:
+        """Count records whose fate is known."""
+        for item in items:
+            state = "dead" if isinstance(verdict, Rejected) else verdict
+            at = f"r|{item.source}|{destination}|{table}|"
+            self.counts[at + state] += 1
+            self.counts[at + "pending"] -= 1
+            if isinstance(verdict, Rejected):
+                letter = Letter(item.source, table, item.key, item.version, verdict.reason[:2000], "destination")
+                self.dead.append((item.event, item.position, encode_json(letter)))
+                log.warning(
+                    "record_buried", destination=destination, table=table, key=item.key, event=item.event,
+                    reason=verdict.reason[:500],
+                )  # fmt: skip
+
+    def repeat(self, items: Iterable[Item], after_s: float) -> None:
+        """Let records go again later."""
+        for item in items:
+            self.again.setdefault((item.source, item.event), {})[item.position] = after_s
+
+    def settlement(self, work: Work, failures: int, rest_s: float) -> Settlement:
+        """What the buffer is told."""
+        done: dict[str, list[str]] = {}
+        partly = []
+        for one in work.claimed:
+            waits = self.again.get((one.source, one.arrival))
+            if waits is None:
+                done.setdefault(one.source, []).append(one.arrival)
+            else:
+                left = ",".join(str(p) for p in sorted(waits))
+                partly.append((one.source, one.arrival, left, int(max(waits.values()) * 1000)))
+        fences = {table: list(entries.items()) for table, entries in self.after.items() if entries}
+        # A lane rests as a whole where nothing got through; otherwise only what failed waits.
+        hold_ms = int(rest_s * 1000) if self.failed and not self.passed else 0
+        counts = {field: n for field, n in self.counts.items() if n}
+        return Settlement(
+            done, partly, self.dead, counts, fences, failures if self.failed else 0, hold_ms, self.why, ""
+        )
+
+
+class Job(msgspec.Struct):
+    """One call of a destination, and what its items stand for where sets were taken apart."""
+
+    spec: TableSpec
+    batch: list[Item]
+    owners: dict[int, Item]
+
+    def owned(self) -> list[Item]:
+        """The record behind each item."""
+        return [self.owners.get(id(item), item) for item in self.batch]
+
+
+Result = list[Verdict] | Transient | Refused
+Place = tuple[str, int]
+
+
+class Courier:
+    """Delivers the items of a claim to one destination."""
+
+    def __init__(self, lane: Lane, destination: Destination, chance: Callable[[], float] = random.random) -> None:
+        self.lane, self.destination, self._chance = lane, destination, chance
+        self._hold_s = float(getattr(destination.settings, "unknown_hold_s", 0.0))
+
+    def deliver(self, work: Work, failures: int) -> tuple[Settlement, int]:
+        """Deliver a claim; returns the settlement, and the failures in a row after it."""
+        turn = Round()
+        jobs: list[Job] = []
+        for name, items in work.items.items():
+            jobs.extend(self._prepare(work.tables[name], items, turn))
+        workers = min(self.destination.limits.concurrency, len(jobs))
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
+                results = list(pool.map(self._attempt, jobs))
+        else:
+            results = []
+            for job in jobs:
+                results.append(self._attempt(job))
+                if isinstance(results[-1], Transient) and results[-1].reason == "away":
+                    break  # nobody is there: the rest would only wait for the same answer
+        self._judge(jobs, results, turn, failures)
+        failures = failures + 1 if turn.failed else 0
+        return turn.settlement(work, failures, turn.wait_s), failures
+
+    def _prepare(self, spec: TableSpec, items: list[Item], turn: Round) -> list[Job]:
+        """A table's batches; each with the owners of its items, where a set was taken apart."""
+        name = self.destination.name
+        kept, old = collapse(items, keep_deleted=self.destination.keeps_deleted)
+        turn.settle(name, spec.name, old, SUPERSEDED)
+        if self.destination.conditional:
+            return [Job(spec, batch, {}) for batch in split(kept, self.destination.limits)]
+        entries: dict[str, bytes | None] = {}
+        for keys in (fence.keys_of(kept, spec), None):
+            wanted = keys if keys is not None else fence.member_keys(kept, entries)
+            fresh = [k for k in wanted if k not in entries]
+            entries.update(zip(fresh, self.lane.fence(spec.name, fresh), strict=True))
+        passage = fence.decide(kept, spec, entries)
+        turn.settle(name, spec.name, [kept[i] for i in passage.superseded], SUPERSEDED)
+        self.lane.intend(spec.name, list(passage.before.items()))
+        turn.after[spec.name] = passage.after
+        sent = {index for _, index in passage.sends}
+        silent = [i for n, i in enumerate(kept) if n not in sent and n not in set(passage.superseded)]
+        turn.settle(name, spec.name, silent, STORED)  # an empty set that deletes nothing
+        owners = {id(send): kept[index] for send, index in passage.sends}
+        batches = split([send for send, _ in passage.sends], self.destination.limits)
+        return [Job(spec, batch, {id(i): owners[id(i)] for i in batch}) for batch in batches]
+
+    def _attempt(self, job: Job) -> Result:
+        try:
+            return self._bisect(job.spec, job.batch, [])
+        except (Transient, Refused) as error:
+            return error
+
+    def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str]) -> list[Verdict]:
+        """Deliver, halving a batch that is refused until the refused records stand alone."""
+        try:
+            return self.destination.deliver(Batch(spec, batch))
+        except Permanent as error:
+            words = str(error)
+            if error.reason == "foreign_table":
+                raise Refused(words, reason=error.reason) from error
+            if len(batch) == 1:
+                alike.append(words)
+                if len(alike) >= ALIKE and len(set(alike)) == 1:
+                    raise Refused(f"{ALIKE} records in a row were refused alike: {words}") from error
+                return [Rejected(words)]
+        half = len(batch) // 2
+        first = self._bisect(spec, batch[:half], alike)
+        if any(v == STORED for v in first):
+            alike.clear()
+        return first + self._bisect(spec, batch[half:], alike)
+
+    def _judge(self, jobs: Sequence[Job], results: Sequence[Result], turn: Round, failures: int) -> None:
+        """Settle what has its verdict; all else goes again."""
+        fates: dict[str, dict[Place, tuple[Item, Verdict]]] = {}
+        waiting: set[Place] = set()
+        for job, result in zip(jobs, results, strict=False):
+            if isinstance(result, list):
+                turn.passed += 1
+                _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
+            else:
+                waiting.update(self._failed(job, result, turn, failures))
+        for job in jobs[len(results) :]:
+            turn.repeat(job.owned(), turn.wait_s)
+            waiting.update((i.event, i.position) for i in job.owned())
+        for table, fate in fates.items():
+            for place, (item, verdict) in fate.items():
+                if place not in waiting:
+                    turn.settle(self.destination.name, table, [item], verdict)
+        for job in jobs:
+            if any(i.members is not None and (i.event, i.position) in waiting for i in job.owned()):
+                turn.after.pop(job.spec.name, None)  # its markers stay as they are until all is stored
+
+    def _failed(self, job: Job, error: Transient | Refused, turn: Round, failures: int) -> set[Place]:
+        if isinstance(error, Refused):
+            wait = max(REFUSED_REST_S, delay_s(failures + 1, self._chance()))
+        else:
+            wait = delay_s(failures + 1, self._chance(), error.retry_after_s)
+            if error.unknown and not self.destination.conditional:
+                wait = max(wait, self._hold_s)
+        turn.failed += 1
+        turn.why, turn.wait_s = str(error), max(turn.wait_s, wait)
+        turn.repeat(job.owned(), wait)
+        log.warning(
+            "delivery_failed", destination=self.destination.name, table=job.spec.name, records=len(job.batch),
+            reason=error.reason, wait_s=round(wait, 2), detail=str(error)[:500],
+        )  # fmt: skip
+        return {(i.event, i.position) for i in job.owned()}
+
+
+def _note(fate: dict[Place, tuple[Item, Verdict]], owned: list[Item], verdicts: list[Verdict]) -> None:
+    """A record's verdict; a set that was taken apart is as good as its worst part."""
+    for item, verdict in zip(owned, verdicts, strict=True):
+        place = (item.event, item.position)
+        if place not in fate or isinstance(verdict, Rejected):
+            fate[place] = (item, verdict)

@@ -1,0 +1,136 @@
+"""Newer-wins for destinations that replace rows without comparing: what may be sent, and what must be remembered.
+
+A fence entry of a row is the newest version that was ever sent of it. An entry of a set (under its parent's key,
+marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out. Pure: entries
+come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay.records import decode_json, encode_json, key_of
+from worker.destination import Item, TableSpec
+
+_SET: Final = "*"
+
+
+class Marker(msgspec.Struct, array_like=True):
+    """A parent's entry: the newest complete set that was sent, and the key values of its members."""
+
+    version: str
+    members: list[list[Any]]
+
+
+class Passage(msgspec.Struct):
+    """What a fence lets through.
+
+    Args:
+        sends: rows and tombstones to send, each with the index of the item that it belongs to.
+        superseded: indexes of items that are older than what was sent.
+        before: entries to write before sending. after: entries to write once all was stored.
+    """
+
+    sends: list[tuple[Item, int]]
+    superseded: list[int]
+    before: dict[str, bytes]
+    after: dict[str, bytes]
+
+
+def keys_of(items: Sequence[Item], table: TableSpec) -> list[str]:
+    """Every fence key that a decision on these items may need, markers first read being enough for their rows."""
+    keys: dict[str, None] = {}
+    for item in items:
+        if item.members is None:
+            keys[item.key] = None
+        else:
+            keys[_SET + item.key] = None
+            keys.update((key_of(member, table.key), None) for member in item.members)
+    return list(keys)
+
+
+def member_keys(items: Sequence[Item], entries: Mapping[str, bytes | None]) -> list[str]:
+    """Keys of the members that markers remember: they may have to be deleted."""
+    found: dict[str, None] = {}
+    for item in items:
+        if item.members is not None:
+            for values in _marker(entries.get(_SET + item.key)).members:
+                found[_text(values)] = None
+    return list(found)
+
+
+def decide(items: Sequence[Item], table: TableSpec, entries: Mapping[str, bytes | None]) -> Passage:
+    """What of a table's items may be sent, in order of version.
+
+    Args:
+        items: in order of version.
+        table: theirs.
+        entries: of `keys_of` and `member_keys`.
+    """
+    passage = Passage([], [], {}, {})
+    newest = {key: entry.decode() for key, entry in entries.items() if entry and not key.startswith(_SET)}
+    sends: dict[str, tuple[Item, int]] = {}
+    for index, item in enumerate(items):
+        if item.members is None:
+            if newest.get(item.key, "") > item.version:
+                passage.superseded.append(index)
+            else:
+                newest[item.key] = item.version
+                sends[item.key] = (item, index)
+        else:
+            _decide_set(item, index, table, passage, newest, sends, entries)
+    passage.sends = list(sends.values())
+    passage.before.update((send.key, send.version.encode()) for send, _ in passage.sends)
+    return passage
+
+
+def _decide_set(
+    item: Item,
+    index: int,
+    table: TableSpec,
+    passage: Passage,
+    newest: dict[str, str],
+    sends: dict[str, tuple[Item, int]],
+    entries: Mapping[str, bytes | None],
+) -> None:
+    place = _SET + item.key
+    marker = _marker(passage.after.get(place) or entries.get(place))
+    if marker.version > item.version:
+        passage.superseded.append(index)
+        return
+    old = {_text(values): values for values in marker.members}
+    new = {}
+    for member in item.members or ():
+        key = key_of(member, table.key)
+        new[key] = [member.get(column) for column in table.key]
+        if newest.get(key, "") <= item.version:
+            newest[key] = item.version
+            sends[key] = (_part(item, key, "row", member), index)
+    if not item.complete:
+        entry = encode_json(Marker(marker.version, [*(old | new).values()]))
+        passage.before[place] = passage.after[place] = entry
+        return
+    for key, values in old.items():
+        if key not in new and newest.get(key, "") <= item.version:
+            newest[key] = item.version
+            data = dict(zip(table.key, values, strict=True))
+            sends[key] = (_part(item, key, "gone", data), index)
+    # Until all is stored, those to be deleted stay remembered: a second try must find them again.
+    passage.before[place] = encode_json(Marker(item.version, [*(old | new).values()]))
+    passage.after[place] = encode_json(Marker(item.version, list(new.values())))
+
+
+def _part(item: Item, key: str, op: str, data: dict[str, Any]) -> Item:
+    return msgspec.structs.replace(item, op=op, data=data, members=None, complete=True, key=key)
+
+
+def _marker(entry: bytes | None) -> Marker:
+    return Marker("", []) if entry is None else msgspec.convert(decode_json(entry), Marker)
+
+
+def _text(values: list[Any]) -> str:
+    columns = tuple(str(i) for i in range(len(values)))
+    return key_of(dict(zip(columns, values, strict=True)), columns)

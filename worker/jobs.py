@@ -1,0 +1,139 @@
+"""What RQ calls, by name, with plain arguments; and how a process that delivers is set up."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+from rq import get_current_job
+
+from relay import catalogue
+from relay.buffer.lanes import Lane
+from relay.buffer.redis import connect
+from relay.config import Config
+from relay.dispatch import Bell
+from relay.errors import ConfigInvalid, DeliveryError
+from worker.destination import Destination
+from worker.drain import drain as serve
+
+DESTINATIONS = "worker.destinations"
+#: Longer than any script of the buffer runs.
+_REDIS_TIMEOUT_S = 30.0
+
+
+class _Process:
+    """What this process was set up with; forked work horses inherit it."""
+
+    config: Config | None = None
+    stop = False
+
+
+def setup(config: Config) -> None:
+    """Give this process, and the work horses that it forks, their settings.
+
+    Raises:
+        ConfigInvalid: a destination's block is wrong.
+    """
+    for name in config.settings.destinations:
+        settings_of(config, name)
+    _Process.config = config
+
+
+def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
+    """A destination's class and its checked settings.
+
+    Raises:
+        ConfigInvalid: names file, line and setting.
+    """
+    block = config.settings.destinations[name]
+    at, kind = f"destinations.{name}", str(block.get("kind", ""))
+    try:
+        cls: type[Destination] = catalogue.load(DESTINATIONS, kind).destination
+    except KeyError:
+        kinds = ", ".join(catalogue.names(DESTINATIONS))
+        raise config.fault(f"{at}.kind", f"there is no kind {kind!r}; known: {kinds}") from None
+    try:
+        return cls, cls.Settings.model_validate(block)
+    except ValidationError as error:
+        faults = [
+            str(
+                config.fault(
+                    ".".join([at, *map(str, f["loc"])]),
+                    "unknown setting" if f["type"] == "extra_forbidden" else f["msg"],
+                )
+            )
+            for f in error.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigInvalid("\n".join(faults)) from None
+
+
+def open_destination(config: Config, name: str) -> Destination:
+    """A destination, ready to deliver to."""
+    cls, settings = settings_of(config, name)
+    return cls(name, settings, config.data_dir)
+
+
+def check(config: Config) -> list[str]:
+    """What is wrong with the destinations: their settings, or that they would not take a batch now."""
+    faults = []
+    for name in config.settings.destinations:
+        try:
+            destination = open_destination(config, name)
+        except ConfigInvalid as error:
+            faults += str(error).splitlines()
+            continue
+        try:
+            destination.ping()
+        except DeliveryError as error:
+            faults.append(f"destination {name}: {error}")
+        finally:
+            destination.close()
+    return faults
+
+
+def tables(config: Config) -> dict[str, Any]:
+    """The relay's tables at each destination, or why they cannot be read."""
+    found: dict[str, Any] = {}
+    for name in config.settings.destinations:
+        destination = open_destination(config, name)
+        try:
+            found[name] = {"tables": [msgspec.to_builtins(table) for table in destination.tables()]}
+        except DeliveryError as error:
+            found[name] = {"error": str(error)}
+        finally:
+            destination.close()
+    return found
+
+
+def drain(lane_name: str) -> None:
+    """Serve one lane until it is idle; the RQ job."""
+    config = _Process.config
+    if config is None:
+        raise ConfigInvalid("this process was not set up: drains run under `relay worker`")
+    signal.signal(signal.SIGTERM, _finish_batch)
+    client = connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
+    bell = Bell(client)
+    job = get_current_job()
+    lane = Lane(client, lane_name, job.id if job is not None else "drain")
+    if lane.destination not in config.settings.destinations:
+        raise ConfigInvalid(f"lane {lane_name} waits for a destination that is no longer configured")
+    destination = open_destination(config, lane.destination)
+    try:
+        again = serve(
+            lane,
+            destination,
+            linger_ms=config.settings.linger_ms,
+            stopping=lambda: _Process.stop,
+            others_wait=bell.others_wait,
+        )
+    finally:
+        destination.close()
+    if again:
+        bell.ring(lane_name)
+
+
+def _finish_batch(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    _Process.stop = True
