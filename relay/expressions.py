@@ -13,12 +13,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 
 import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError, ParseError
 from jmespath.functions import TYPES_MAP, Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
 
 from relay.records import Type, encode_json, instant_ns, instant_of_ns
 
@@ -243,3 +244,56 @@ class Expression:
         """The names read directly from a root: `a` of `headers.a`."""
         pairs = (n["children"][:2] for n in _nodes(self.node) if n["type"] == "subexpression")
         return {b["value"] for a, b in pairs if a["type"] == b["type"] == "field" and a["value"] == root}
+
+
+# --- expressions as settings ----------------------------------------------------------------------------
+
+
+def _compile(value: Any) -> Expression:
+    if isinstance(value, Expression):
+        return value
+    value = f"`{str(value).lower()}`" if isinstance(value, bool) else value
+    if not isinstance(value, str):
+        raise ValueError("a JMESPath expression is text")  # noqa: TRY004 - the error that pydantic reports
+    return Expression(value)
+
+
+def _constant(value: Any) -> Any:
+    if value is not None and not isinstance(value, (str, int, float, Decimal)):
+        raise ValueError("a constant is text, a number, true, false or null; quote a date")
+    return exact(value)
+
+
+#: A setting that is an expression; true and false stand for themselves.
+Path = Annotated[Expression, PlainValidator(_compile)]
+
+
+class Value(BaseModel):
+    """A column's value: an expression, `{path, cast}`, or `{const}`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path | None = None
+    const: Annotated[Any, BeforeValidator(_constant)] = None
+    cast: Literal["text", "int", "number", "bool", "instant"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"path": _compile(value)} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if ("const" in self.model_fields_set) == (self.path is not None):
+            raise ValueError("say one of path and const")
+        return self
+
+    def read(self, name: str, row: Any) -> Any:
+        """The value for a row's object; a `ValueError` names the column."""
+        if self.path is None:
+            return self.const
+        value = self.path(row)
+        try:
+            return value if self.cast is None else cast(value, self.cast)
+        except ValueError as error:
+            raise ValueError(f"column {name}: {error}") from None

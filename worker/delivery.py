@@ -152,7 +152,7 @@ class Round:
                 letter = Letter(item.source, table, item.key, item.version, verdict.reason[:2000], "destination")
                 self.dead.append((item.event, item.position, encode_json(letter)))
                 log.warning(
-                    "record_buried", destination=destination, table=table, key=item.key, event=item.event,
+                    "record_buried", destination=destination, table=table, key=item.key, event_id=item.event,
                     reason=verdict.reason[:500],
                 )  # fmt: skip
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from relay.errors import BufferUnavailable, RelayError
 
@@ -23,12 +23,12 @@ MAX_GROUP_BYTES: Final = 1024 * 1024
 
 
 class _Entry(Generic[In, Out]):
-    __slots__ = ("answer", "error", "item", "leads", "size", "wake")
+    __slots__ = ("answer", "done", "error", "item", "leads", "size", "wake")
 
     def __init__(self, item: In, size: int) -> None:
         self.item, self.size = item, size
         self.wake = threading.Event()
-        self.leads = False
+        self.leads = self.done = False
         self.answer: Out | None = None
         self.error: RelayError | None = None
 
@@ -66,7 +66,7 @@ class Committer(Generic[In, Out]):
                 entry.leads = True
         if not entry.leads:
             entry.wake.wait(deadline_s)
-        while entry.answer is None and entry.error is None:
+        while not entry.done:
             with self._lock:
                 leads = entry.leads
                 if not leads:  # the deadline passed
@@ -79,9 +79,9 @@ class Committer(Generic[In, Out]):
         self._hand_over(entry)
         if entry.error is not None:
             raise entry.error
-        if entry.answer is None:
+        if not entry.done:
             raise BufferUnavailable("Redis did not answer in time", reason="redis_slow", retry_after_s=2)
-        return entry.answer
+        return cast("Out", entry.answer)
 
     def _lead_one(self) -> None:
         with self._lock:
@@ -107,6 +107,7 @@ class Committer(Generic[In, Out]):
                 entry.answer = answer
         finally:
             for entry in group:
+                entry.done = True
                 entry.wake.set()
 
     def _hand_over(self, entry: _Entry[In, Out]) -> None:
@@ -116,17 +117,10 @@ class Committer(Generic[In, Out]):
             if entry in self._waiting:
                 self._waiting.remove(entry)
             entry.leads = False
-            if self._waiting:
-                heir = self._waiting[0]
-                # The heir stays in the queue and sends itself with the rest; it must not be made leader twice.
-                for candidate in self._waiting:
-                    if not candidate.leads:
-                        heir = candidate
-                        break
-                else:
-                    self._leaders -= 1
-                    return
+            # The heir stays in the queue and sends itself with the rest; nobody is made leader twice.
+            heir = next((e for e in self._waiting if not e.leads), None)
+            if heir is None:
+                self._leaders -= 1
+            else:
                 heir.leads = True
                 heir.wake.set()
-            else:
-                self._leaders -= 1

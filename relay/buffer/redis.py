@@ -9,7 +9,7 @@ from typing import Any, Final
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -52,7 +52,7 @@ def unavailable(error: Exception) -> BufferUnavailable:
     text = str(error)
     if isinstance(error, RedisTimeoutError):
         return BufferUnavailable("Redis did not answer in time", reason="redis_slow", retry_after_s=2)
-    if "OOM" in text or "MISCONF" in text:
+    if isinstance(error, OutOfMemoryError) or "OOM" in text or "maxmemory" in text or "MISCONF" in text:
         return BufferUnavailable("Redis is full or cannot write its disk", reason="redis_full", retry_after_s=10)
     if isinstance(error, (RedisConnectionError, OSError)):
         return BufferUnavailable("Redis cannot be reached", reason="redis_away")

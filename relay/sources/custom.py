@@ -9,15 +9,24 @@ name, as in `headers."x-topic"`, and never those that prove the sender.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from relay.errors import ConfigInvalid, MalformedPayload
-from relay.expressions import Expression, cast, exact, whole, yes
+from relay.expressions import Expression, Path, Value, whole, yes
+from relay.proofs import Proof
 from relay.records import Event, Record, Request, Table, Type, instant_ns
-from relay.signatures import AnyOf, Basic, Hmac, Timestamp, Token, Verifier
 from relay.source import Vendor
 
 #: Rows, set members included, that one event may become; events that one delivery may hold.
@@ -30,26 +39,18 @@ _TABLE_NAME: Final = "[a-z][a-z0-9_]{0,49}"
 _QUERY: Final = "?"
 
 
-def _compile(value: Any) -> Expression:
-    value = f"`{str(value).lower()}`" if isinstance(value, bool) else value
-    if not isinstance(value, str):
-        raise ValueError("a JMESPath expression is text")  # noqa: TRY004 - the error that pydantic reports
-    return Expression(value)
-
-
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _constant(value: Any) -> Any:
-    if value is not None and not isinstance(value, (str, int, float)):
-        raise ValueError("a constant is text, a number, true, false or null; quote a date")
-    return exact(value)
+def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value:
+        raise ValueError("say at least one")
+    return value
 
 
-_Path = Annotated[Expression, PlainValidator(_compile)]
 _Column = Annotated[str, Field(min_length=1, max_length=200)]
-_Key = Annotated[tuple[_Column, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+_Key = Annotated[tuple[_Column, ...], BeforeValidator(_one_or_many), AfterValidator(_some)]
 _TableName = Annotated[str, Field(pattern=f"^{_TABLE_NAME}$")]
 
 
@@ -60,137 +61,9 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Timestamp(_Block):
-    header: str = ""
-    pair: str = "t"
-    unit: Literal["s", "ms", "iso"] = "s"
-    tolerance_s: int = Field(300, ge=1)
-
-
-class _Hmac(_Block):
-    """The knobs of `relay.signatures.Hmac`, by the same names."""
-
-    header: str = Field(min_length=1)
-    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
-    encoding: Literal["hex", "base64"] = "hex"
-    message: str = "{body}"
-    prefix: str = ""
-    pair: str = ""
-    separator: str = Field(",", min_length=1)
-    versions: str = ""
-    key: Literal["utf8", "base64", "hex", "whsec"] = "utf8"
-    timestamp: _Timestamp | None = None
-    id_header: str = ""
-    aliases: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        fields = set(re.findall(r"\{(\w+)\}", self.message))
-        if not fields & {"body", "url", "id"} or not fields <= {"body", "timestamp", "id", "method", "url"}:
-            raise ValueError("message signs {body}, {url} or {id}, and besides {timestamp} and {method}")
-        if ("timestamp" in fields) != (self.timestamp is not None):
-            raise ValueError("timestamp and {timestamp} in message go together: an unsigned time proves nothing")
-        if self.timestamp and not self.timestamp.header and not self.pair:
-            raise ValueError("timestamp needs its header, unless the time stands in a list (pair)")
-        if ("id" in fields) != bool(self.id_header):
-            raise ValueError("id_header and {id} in message go together")
-        if bool(self.prefix) + bool(self.pair) + bool(self.versions) > 1:
-            raise ValueError("prefix, pair and versions exclude each other")
-        return self
-
-    def mechanism(self) -> Verifier:
-        knobs = {name: getattr(self, name) for name in type(self).model_fields}
-        stamp = self.timestamp and Timestamp(**self.timestamp.model_dump())
-        return Hmac(**{**knobs, "timestamp": stamp})
-
-    def proofs(self) -> set[tuple[str, str]]:
-        aliases = (alias for name, alias in self.aliases.items() if name.lower() == self.header.lower())
-        return {("headers", name.lower()) for name in (self.header, *aliases)}
-
-
-class _Token(_Block):
-    header: str = ""
-    query: str = ""
-    field: str = ""
-    prefix: str = ""
-
-    @model_validator(mode="after")
-    def _in_one_place(self) -> Self:
-        if bool(self.header) + bool(self.query) + bool(self.field) != 1:
-            raise ValueError("say one of header, query and field")
-        return self
-
-    def mechanism(self) -> Verifier:
-        return Token(**self.model_dump())
-
-    def proofs(self) -> set[tuple[str, str]]:
-        places = {("headers", self.header.lower()), ("query", self.query), ("body", self.field)}
-        return {(place, name) for place, name in places if name}
-
-
-class _Basic(_Block):
-    def mechanism(self) -> Verifier:
-        return Basic()
-
-    def proofs(self) -> set[tuple[str, str]]:
-        return {("headers", "authorization")}
-
-
-class _Verify(_Block):
-    hmac: _Hmac | None = None
-    token: _Token | None = None
-    basic: _Basic | None = None
-    any: tuple[_Verify, ...] = ()
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if len(self.model_fields_set) != 1 or not self.choices:
-            raise ValueError("say one of hmac, token, basic and any")
-        return self
-
-    @property
-    def choices(self) -> tuple[_Hmac | _Token | _Basic | _Verify, ...]:
-        one = self.hmac or self.token or self.basic
-        return (one,) if one else self.any
-
-    def mechanism(self) -> Verifier:
-        found = [choice.mechanism() for choice in self.choices]
-        return AnyOf(*found) if self.any else found[0]
-
-    def proofs(self) -> set[tuple[str, str]]:
-        """What is secret in a request: (`headers`, `query` or `body`, its name)."""
-        return {proof for choice in self.choices for proof in choice.proofs()}
-
-
-class _ColumnValue(_Block):
-    path: _Path | None = None
-    const: Annotated[Any, BeforeValidator(_constant)] = None
-    cast: Literal["text", "int", "number", "bool", "instant"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"path": _compile(value)} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if ("const" in self.model_fields_set) == (self.path is not None):
-            raise ValueError("say one of path and const")
-        return self
-
-    def read(self, name: str, row: Any) -> Any:
-        if self.path is None:
-            return self.const
-        value = self.path(row)
-        try:
-            return value if self.cast is None else cast(value, self.cast)
-        except ValueError as error:
-            raise ValueError(f"column {name}: {error}") from None
-
-
 class _Row(_Block):
     key: _Key
-    columns: dict[_Column, _ColumnValue] | None = None
+    columns: dict[_Column, Value] | None = None
     types: dict[_Column, Type] = {}
 
     @model_validator(mode="after")
@@ -224,7 +97,7 @@ class _Children(_Row):
 
     table: _TableName | None = None
     parent: dict[_Column, _Column] = {}
-    complete: _Path | None = None
+    complete: Path | None = None
 
 
 class _Entry(_Row):
@@ -236,22 +109,284 @@ class _Entry(_Row):
     """
 
     table: _TableName
-    when: _Path | None = None
-    root: _Path | None = None
-    version: _Path | None = None
-    sequence: _Path | None = None
+    when: Path | None = None
+    root: Path | None = None
+    version: Path | None = None
+    sequence: Path | None = None
     rank: int = Field(0, ge=0, le=99)
-    deleted: _Path | None = None
+    deleted: Path | None = None
     children: dict[str, _Children] = {}
 
 
 class Settings(_Block):
     """A custom source's own part of `relay.yaml`; `id` missing or empty: deduplicated by content."""
 
-    verify: _Verify
-    type: _Path = Expression("'event'")
-    id: _Path | None = None
-    at: _Path | None = None
-    split: _Path | None = None
-    test: _Path | None = None
-    tables: tuple[_Entry, ...] = Field(min_length=1)
+    verify: Proof
+    type: Path = Expression("'event'")
+    id: Path | None = None
+    at: Path | None = None
+    split: Path | None = None
+    test: Path | None = None
+    tables: Annotated[tuple[_Entry, ...], AfterValidator(_some)]
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+class _Set(NamedTuple):
+    name: str
+    members: Expression
+    settings: _Children
+    parent: Mapping[str, str]
+
+    def of(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The parent's columns, from the parent row."""
+        return {column: key[name] for column, name in self.parent.items()}
+
+    def rows(self, row: dict[str, Any], parent: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The members of one parent, None where nothing is said of them."""
+        members = self.members(row)
+        if members is None:
+            return None
+        if not isinstance(members, list) or len(members) > MAX_ROWS:
+            raise ValueError(f"{self.name}: its rows are a list of at most {MAX_ROWS}")
+        rows = [self.settings.read(member) | parent for member in members]
+        if len({tuple(str(r[c]) for c in self.settings.key) for r in rows}) < len(rows):
+            raise ValueError(f"{self.name}: two rows of one list have the same key; it needs another column")
+        return rows
+
+
+class _Tables:
+    """The tables of all entries, joined: one may be written by several, and has child sets once any has."""
+
+    def __init__(self, entries: tuple[_Entry, ...]) -> None:
+        self.tables: dict[str, Table] = {}
+        self.sets: list[list[_Set]] = []
+        self.below: dict[str, dict[str, _Set]] = {}
+        for number, entry in enumerate(entries):
+            at, clock = f"tables.{number}", entry.version.text if entry.version else "the event's time"
+            self._declare(at, Table(entry.table, entry.key, clock, entry.declared()))
+            found = [self._set(f"{at}.children.{f}", entry, f, child) for f, child in entry.children.items()]
+            if len({child.name for child in found}) < len(found):
+                raise ConfigInvalid(f"{at}.children: each list needs a table of its own")
+            self.sets.append(found)
+            self.below.setdefault(entry.table, {}).update({child.name: child for child in found})
+
+    def _set(self, at: str, entry: _Entry, field: str, child: _Children) -> _Set:
+        try:
+            members = Expression(field)
+        except ValueError as error:
+            raise ConfigInvalid(f"{at}: {error}") from None
+        name = child.table or f"{entry.table}_{field}"
+        if not re.fullmatch(_TABLE_NAME, name):
+            raise ConfigInvalid(f"{at}.table: say one; {name!r} cannot be a table's name")
+        parent = child.parent or {f"{entry.table.removesuffix('s')}_{key}": key for key in entry.key}
+        if sorted(parent.values()) != sorted(entry.key):
+            raise ConfigInvalid(f"{at}.parent: name a column for each of {', '.join(entry.key)}")
+        if parent.keys() & {*child.key, *(child.columns or ())}:
+            raise ConfigInvalid(f"{at}.parent: a column of the rows has the same name")
+        types = {c: t for c, k in parent.items() if (t := self.tables[entry.table].columns.get(k))}
+        clock = self.tables[entry.table].clock
+        self._declare(at, Table(name, (*parent, *child.key), clock, types | child.declared(), tuple(parent)))
+        return _Set(name, members, child, parent)
+
+    def _declare(self, at: str, table: Table) -> None:
+        known = self.tables.setdefault(table.name, table)
+        if (known.key, known.parent) != (table.key, table.parent):
+            raise ConfigInvalid(f"{at}.key: {table.name} is declared before with the key {', '.join(known.key)}")
+        for name, type_ in table.columns.items():
+            if known.columns.get(name, type_) != type_:
+                raise ConfigInvalid(f"{at}.types.{name}: declared before as {known.columns[name]}")
+        columns = {**known.columns, **table.columns}
+        self.tables[table.name] = Table(table.name, table.key, known.clock, columns, table.parent)
+
+
+class _Rule:
+    """One entry at work."""
+
+    def __init__(self, entry: _Entry, sets: list[_Set], joined: _Tables) -> None:
+        self.entry, self.sets = entry, sets
+        self.emptied = joined.below[entry.table].values()
+        self.tables = joined.tables
+        fields = entry.children if entry.columns is None else ()
+        self.left_out = frozenset(fields)
+
+    def records(self, scope: dict[str, Any], event: Event) -> Iterator[Record]:
+        """The records that this entry makes of an event; none where it is not meant."""
+        if self.entry.when is not None and not yes(self.entry.when(scope)):
+            return
+        found = event.data if self.entry.root is None else self.entry.root(event.data)
+        for row in found if isinstance(found, list) else [] if found is None else [found]:
+            yield from self._row(row, event)
+
+    def _row(self, row: Any, event: Event) -> Iterator[Record]:
+        entry, table = self.entry, self.tables[self.entry.table]
+        try:
+            data = entry.read(row, self.left_out)
+        except ValueError as error:
+            raise ValueError(f"{table.name}: {error}") from None
+        key = {name: data[name] for name in entry.key}
+        gone = entry.deleted is not None and yes(entry.deleted(row))
+        version = self._version(row, event, gone=gone)
+        if gone and all(value is None for name, value in data.items() if name not in key):
+            yield table.gone(key, **version)
+        else:
+            yield table.row(data, gone=gone, **version)
+        for child in self.emptied if gone else self.sets:
+            parent = child.of(key)
+            members = [] if gone else child.rows(row, parent)
+            if members is not None:
+                complete = gone or child.settings.complete is None or yes(child.settings.complete(row))
+                yield self.tables[child.name].children(parent, members, complete=complete, **version)
+
+    def _version(self, row: Any, event: Event, *, gone: bool) -> dict[str, Any]:
+        at, sequence = event.at, 0
+        said = self.entry.version(row) if self.entry.version else None
+        if said is not None and said != "":
+            at = instant_ns(said)
+            if at is None:
+                raise ValueError(f"{self.entry.table}: its version is not a time")
+        if self.entry.sequence is not None:
+            sequence = whole(self.entry.sequence(row) or 0)
+        if not 0 <= sequence <= _LARGEST_SEQUENCE:
+            raise ValueError(f"{self.entry.table}: its sequence has more than 19 digits, or is negative")
+        return {"at": at, "sequence": sequence, "rank": _DELETED_RANK if gone else self.entry.rank}
+
+
+# --- the envelope -------------------------------------------------------------------------------------
+
+
+class _Item(Event, frozen=True):
+    """An event of a split delivery, with the whole of it for `when`."""
+
+    body: Any = None
+
+
+class _Envelope:
+    """Reads deliveries into events, and events into records."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, joined = settings, _Tables(settings.tables)
+        self.tables = joined.tables
+        self.rules = [_Rule(e, s, joined) for e, s in zip(settings.tables, joined.sets, strict=True)]
+        readers = (settings.type, settings.id, settings.at, settings.split, settings.test)
+        paths = [p for p in (*readers, *(e.when for e in settings.tables)) if p is not None]
+        self.proofs = settings.verify.proofs() | {("headers", "authorization"), ("headers", "cookie")}
+        self.headers, self.query = (
+            sorted({name for p in paths for name in p.named(root) if (root, name) not in self.proofs})
+            for root in ("headers", "query")
+        )
+
+    def scrub(self, data: Any) -> Any:
+        """The body without the field that is its token."""
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if ("body", name) not in self.proofs}
+
+    def events(self, request: Request, data: Any) -> list[Event]:
+        """See `Vendor.events`."""
+        try:
+            return self._events(request, self.scrub(data))
+        except ValueError as error:
+            raise MalformedPayload(f"the envelope cannot be read: {error}") from None
+
+    def _events(self, request: Request, body: Any) -> list[Event]:
+        kept = {name: request.headers[name] for name in self.headers if name in request.headers}
+        for name in self.query:
+            value = request.query.get(name, request.headers.get(_QUERY + name))
+            if value is not None:
+                kept[_QUERY + name] = value
+        scope = {"body": body, **_unmarked(kept)}
+        if self.settings.split is None:
+            return [self._event(scope, body, kept, {})]
+        items = self.settings.split(scope)
+        if items is not None and (not isinstance(items, list) or len(items) > MAX_EVENTS):
+            raise ValueError(f"split finds no list of at most {MAX_EVENTS}")
+        seen: dict[tuple[str, str], int] = {}
+        return [self._event({**scope, "item": item}, item, kept, seen) for item in items or ()]
+
+    def _event(
+        self, scope: dict[str, Any], data: Any, kept: dict[str, str], seen: dict[tuple[str, str], int]
+    ) -> Event:
+        settings = self.settings
+        type_, id_ = _word("type", settings.type(scope)), ""
+        if not type_:
+            raise MalformedPayload("the event has no type", reason="no_type")
+        if settings.id is not None:
+            id_ = _word("id", settings.id(scope))
+            # An id of the whole delivery would make duplicates of all its events but the first.
+            number = seen[type_, id_] = seen.get((type_, id_), 0) + 1
+            id_ = f"{id_}#{number}" if id_ and number > 1 else id_
+        at = settings.at(scope) if settings.at else None
+        event = Event(
+            type=type_,
+            data=data,
+            id=id_,
+            at=instant_ns(at),
+            headers=kept,
+            test=settings.test is not None and yes(settings.test(scope)),
+            dedup="id" if id_ else "content",
+        )
+        if at is not None and at != "" and event.at is None:
+            raise ValueError("at is not a time")
+        return event if settings.split is None else _Item(**msgspec.structs.asdict(event), body=scope["body"])
+
+    def records(self, event: Event) -> Iterator[Record]:
+        """The one mapper; nothing comes of an event that no table is meant for."""
+        body = event.body if isinstance(event, _Item) else event.data
+        item = None if self.settings.split is None else event.data
+        scope = {"type": event.type, "data": event.data, "item": item, "body": body, **_unmarked(event.headers)}
+        rows = 0
+        for rule in self.rules:
+            for record in rule.records(scope, event):
+                rows += 1 if record.members is None else max(1, len(record.members))
+                if rows > MAX_ROWS:
+                    raise ValueError(f"one event becomes more than {MAX_ROWS} rows")
+                yield record
+
+
+def _unmarked(kept: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    query = {name[1:]: value for name, value in kept.items() if name.startswith(_QUERY)}
+    return {"headers": {n: v for n, v in kept.items() if not n.startswith(_QUERY)}, "query": query}
+
+
+def _word(setting: str, value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{setting} is neither text nor a whole number but {type(value).__name__}")
+
+
+def build(settings: Mapping[str, Any]) -> Vendor:
+    """The vendor that a source's own settings describe.
+
+    Args:
+        settings: its block in `relay.yaml` without `kind`, `secrets`, `to` and `public_url`.
+
+    Raises:
+        ConfigInvalid: one line for each fault, `tables.0.columns.total: what is wrong`.
+    """
+    try:
+        checked = Settings.model_validate(dict(settings))
+    except ValidationError as error:
+        raise ConfigInvalid("\n".join(_faults(error))) from None
+    envelope = _Envelope(checked)
+    vendor = Vendor(
+        title="Custom",
+        family="generic",
+        docs="https://jmespath.org/specification.html",
+        verify=checked.verify.mechanism(),
+        tables=tuple(envelope.tables.values()),
+        events=envelope.events,
+        keep_headers=tuple(envelope.headers),
+        scrub=envelope.scrub,
+    )
+    vendor.maps("*")(envelope.records)
+    return vendor
+
+
+def _faults(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False, include_input=False):
+        said = "unknown setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+        yield f"{'.'.join(str(part) for part in fault['loc'])}: {said.removeprefix('Value error, ')}"

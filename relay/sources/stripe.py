@@ -2,9 +2,9 @@
 
 https://docs.stripe.com/webhooks and https://docs.stripe.com/api/events
 
-Objects have no time of their last change, so the clock is the event's `created`, in whole seconds. What happens in
-one second (`invoice.created`, `.finalized`, `.paid`) is ordered by the object's state, then by the event's name.
-Lists inside an object are cut off by `has_more`; such a set deletes nothing. Amounts are integers in the currency's
+Objects have no time of their last change, so the clock is the event's `created`, in seconds. What happens inside
+one second (`invoice.created`, `.finalized`, `.paid`) is ordered by the object's state, then the event's name.
+Lists in an object are cut off by `has_more`; such a set deletes nothing. Amounts are integers of the currency's
 smallest unit. Events of API v2 are thin: they name an object and hold no snapshot of it.
 """
 
@@ -279,6 +279,9 @@ def _line(n: int, i: int, at: int) -> dict[str, Any]:
         "invoice": f"in_{n:014d}", "metadata": {}, "period": {"start": at, "end": at + 2_592_000}, "quantity": 1,
         "pricing": {"type": "price_details", "unit_amount_decimal": "1900", "price_details": {"price": "price_1"}},
         "taxes": [{"amount": 303 * (i + 1), "tax_behavior": "inclusive", "type": "tax_rate_details"}],
+        "parent": {"type": "subscription_item_details", "subscription_item_details": {
+            "invoice_item": None, "proration": False, "proration_details": {"credited_items": None},
+            "subscription": f"sub_{n:014d}", "subscription_item": f"si_{n:013d}{i}"}},
     }  # fmt: skip
 
 
@@ -293,6 +296,10 @@ def _invoice(n: int, at: int, status: str) -> dict[str, Any]:
         "customer_email": f"billing.{n}@example.com", "customer_name": f"Kunde {n}", "customer_tax_exempt": "none",
         "customer_shipping": {"name": f"Kunde {n}", "phone": None, "address": address}, "default_tax_rates": [],
         "description": None, "discounts": [], "due_date": None, "ending_balance": 0, "starting_balance": 0,
+        "amount_overpaid": 0, "amount_shipping": 0, "automatic_tax": {"enabled": True, "status": "complete"},
+        "issuer": {"type": "self"}, "payment_settings": {"payment_method_types": ["sepa_debit", "card"]},
+        "receipt_number": None, "statement_descriptor": "NORDLICHT", "subtotal_excluding_tax": 9580,
+        "total_excluding_tax": 9580, "total_taxes": [{"amount": 1820, "tax_behavior": "inclusive"}],
         "hosted_invoice_url": f"https://invoice.stripe.com/i/acct_1/live_{n}", "number": f"NL-{n:06d}",
         "lines": {"object": "list", "data": [_line(n, i, at) for i in range(3)], "has_more": False},
         "parent": {"type": "subscription_details", "subscription_details": {"subscription": f"sub_{n:014d}"}},

@@ -98,6 +98,7 @@ class Supervisor:
         """
         for running in self._running:
             if running.faulty:
+                self._active.accept([running.part])  # tells the fault with the name of the file that people edit
                 raise ConfigInvalid(f"{running.part.name} cannot start with these settings: see its words above")
 
     def _progress(self, ready: str) -> None:
@@ -116,7 +117,7 @@ class Supervisor:
     def _missing(self) -> str:
         if self._server is not None and not self._server.answers:
             return "the embedded Valkey does not answer"
-        down = [f"{r.part.name} does not stay up ({r.ended})" for r in self._running if not r.settled]
+        down = [f"{r.part.name} does not stay up ({r.ended})" for r in self._running if not r.steady]
         return "; ".join(down) or f"all parts run, but /readyz says: {self._answer}"
 
     def _reload(self) -> None:

@@ -93,6 +93,12 @@ class Running:
         """Whether it runs, and has for long enough to tell."""
         return self._process is not None and time.monotonic() - self._since >= self.part.settle_s
 
+    @property
+    def steady(self) -> bool:
+        """Whether it never ended, or has run on for half a minute since."""
+        ran = time.monotonic() - self._since if self._process else 0.0
+        return self._process is not None and (not self.ended or ran >= _STEADY_S)
+
     def start(self) -> None:
         """Start it; where that fails it is tried again later."""
         self._since = time.monotonic()

@@ -34,7 +34,7 @@ def deliver(name: str) -> Response:
     taken = here.front.put(accepted.delivery)
     duplicate = all(t.duplicate for t in taken)
     for fault in accepted.faults:
-        log.warning("event_quarantined", source=name, event=taken[0].arrival, fault=fault)
+        log.warning("event_quarantined", source=name, event_id=taken[0].arrival, fault=fault)
     return _answer(
         source, {"id": taken[0].arrival, "rows": 0 if duplicate else accepted.rows, "duplicate": duplicate}
     )

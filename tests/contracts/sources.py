@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from relay import catalogue, intake
-from relay.records import NS, TIME_DIGITS, Event, Record, Request, decode_json
+from relay.records import NS, RANK_DIGITS, SEQUENCE_DIGITS, TIME_DIGITS, Event, Record, Request, Table, decode_json
 from relay.signatures import Basic, Hmac, Timestamp, Token, Verifier
 from relay.source import Vendor
 
@@ -61,7 +61,7 @@ WRONG = (
     *(DROPPED, None, "", "x", "0", "é\x00", 0, -1, True, [], {}, [None], [[]], {"id": None}, ["x"], {"data": [1]}),
     *(10**19, -(10**30), Decimal("1E+400"), Decimal("-0.5"), "2026-13-45T00:00:00Z", "0001-01-01T00:00:00+14:00"),
 )
-_SEQUENCE_END = TIME_DIGITS + 19
+_SEQUENCE_END = TIME_DIGITS + SEQUENCE_DIGITS
 _sorted_json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 
@@ -103,6 +103,15 @@ class Case(NamedTuple):
         return self.vendor.verifier(self.settings)
 
     @property
+    def is_challenge(self) -> bool:
+        """A folder with reply.json in place of records.json: an unsigned request and what it is answered."""
+        return (self.folder / "reply.json").exists()
+
+    @property
+    def reply(self) -> Any:
+        return json.loads((self.folder / "reply.json").read_bytes())
+
+    @property
     def expected(self) -> list[dict[str, Any]]:
         """The events of records.json, with all that may be left out filled in."""
         return [
@@ -122,7 +131,7 @@ class Case(NamedTuple):
                 "content-type": head.get("content_type", "application/json"),
                 **{name.lower(): value for name, value in head.get("headers", {}).items()},
             },
-            body=(self.folder / "body").read_bytes(),
+            body=(self.folder / "body").read_bytes() if (self.folder / "body").exists() else b"",
             query=query,
         )
 
@@ -236,3 +245,50 @@ def exactly(value: Any) -> str:
 def in_order(records: Any) -> list[dict[str, Any]]:
     """Records by table and content: the order in which a mapper yields them means nothing."""
     return sorted(records, key=lambda record: (record["table"], record["op"], exactly(record)))
+
+
+# --- checks that several tests share -----------------------------------------------------------------
+
+
+def places(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (container, key) of a decoded body."""
+    for key in list(data) if isinstance(data, dict) else range(len(data)):
+        yield data, key
+        if isinstance(data[key], (dict, list)):
+            yield from places(data[key])
+
+
+def spoil(data: Any, place: int, wrong: Any) -> None:
+    found = list(places(data))
+    container, key = found[place % len(found)]
+    if wrong is DROPPED:
+        del container[key]
+    else:
+        container[key] = wrong
+
+
+def check_all(vendor: Vendor, request: Request) -> None:
+    for event in read(vendor, request):
+        for record in mapped(vendor, event):
+            check(record, vendor.tables[record.table])
+
+
+def check(record: Record, table: Table) -> None:
+    assert len(record.version) == TIME_DIGITS + SEQUENCE_DIGITS + RANK_DIGITS
+    if record.op == "set":
+        assert table.parent
+        assert set(record.data) == set(table.parent)
+        identities = [tuple(str(member[column]) for column in table.key) for member in record.members or ()]
+        assert len(set(identities)) == len(identities), "two members of one set have the same key"
+        rows = [record.data, *(record.members or ())]
+        assert all(row[column] == record.data[column] for row in rows for column in table.parent)
+    else:
+        assert record.op in {"row", "gone", "full_gone"}
+        rows = [record.data]
+    if record.op == "gone":
+        assert set(record.data) == set(table.key)
+    for row in rows:
+        key = table.parent if row is record.data and record.op == "set" else table.key
+        assert all(row[column] is not None for column in key)
+        assert all(isinstance(row[column], (str, int)) for column in key)
+        assert not any(column.startswith("_relay") for column in row)

@@ -23,9 +23,7 @@ from relay.records import (
     TIME_DIGITS,
     Meta,
     Packed,
-    Record,
     Request,
-    Table,
     decode_json,
     encode_json,
     records_of,
@@ -36,7 +34,9 @@ from tests.contracts import sources
 from tests.contracts.sources import NOW, Case
 
 KINDS = sources.kinds()
-CASES = [case for case in sources.cases() if case.kind in KINDS]
+FOLDERS = [case for case in sources.cases() if case.kind in KINDS]
+CASES = [case for case in FOLDERS if not case.is_challenge]
+CHALLENGES = [case for case in FOLDERS if case.is_challenge]
 SAMPLES = [(kind, type_) for kind in KINDS for type_ in sources.vendor_of(kind).samples]
 #: What intake expects of a mapper that meets nonsense: it quarantines the event.
 QUARANTINED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RelayError, DecimalException)
@@ -211,7 +211,7 @@ def test_scrubbing_changes_nothing_it_was_given(case: Case) -> None:
 
 @each_case
 def test_each_record_is_of_a_declared_table_and_has_its_key(case: Case) -> None:
-    check_all(case.vendor, signed(case))
+    sources.check_all(case.vendor, signed(case))
 
 
 @each_case
@@ -228,6 +228,20 @@ def test_a_delivery_that_becomes_rows_is_never_taken_for_a_handshake(case: Case)
     answer = case.vendor.handshake
     found = None if answer is None else answer(signed(case), secrets(case, 0), case.settings)
     assert found is None
+
+
+@of(CHALLENGES)
+def test_a_challenge_is_answered_as_written_down(case: Case) -> None:
+    """And `null` in reply.json: this has the look of a challenge, and must not be answered."""
+    answer = case.vendor.handshake
+    assert answer is not None
+    reply = case.reply
+    found = answer(case.request(), tuple(case.head.get("secrets", ("a-secret",))), case.settings)
+    if reply is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert {"status": found.status, "body": found.body.decode()} == reply
 
 
 @each_kind
@@ -254,27 +268,10 @@ def test_a_payload_with_one_field_dropped_or_of_another_type_is_mapped_or_quaran
         request = case.request()
         data = sources.intake.decode_body(request, forms=case.vendor.forms)
         if isinstance(data, (dict, list)) and data and "json" in request.headers["content-type"]:
-            spoil(data, place, wrong)
+            sources.spoil(data, place, wrong)
             survives(case.vendor, msgspec.structs.replace(request, body=encode_json(data)))
 
     one_field_wrong()
-
-
-def places(data: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) of a decoded body."""
-    for key in list(data) if isinstance(data, dict) else range(len(data)):
-        yield data, key
-        if isinstance(data[key], (dict, list)):
-            yield from places(data[key])
-
-
-def spoil(data: Any, place: int, wrong: Any) -> None:
-    found = list(places(data))
-    container, key = found[place % len(found)]
-    if wrong is sources.DROPPED:
-        del container[key]
-    else:
-        container[key] = wrong
 
 
 def survives(vendor: Vendor, request: Request) -> None:
@@ -300,33 +297,6 @@ def first_case_of_each_type(kind: str) -> list[Case]:
             mappers = tuple(case.vendor.mapper(event["type"]) for event in case.expected)
             chosen.setdefault(mappers, case)
     return list(chosen.values())
-
-
-def check_all(vendor: Vendor, request: Request) -> None:
-    for event in sources.read(vendor, request):
-        for record in sources.mapped(vendor, event):
-            check(record, vendor.tables[record.table])
-
-
-def check(record: Record, table: Table) -> None:
-    assert len(record.version) == TIME_DIGITS + SEQUENCE_DIGITS + RANK_DIGITS
-    if record.op == "set":
-        assert table.parent
-        assert set(record.data) == set(table.parent)
-        identities = [tuple(str(member[column]) for column in table.key) for member in record.members or ()]
-        assert len(set(identities)) == len(identities), "two members of one set have the same key"
-        rows = [record.data, *(record.members or ())]
-        assert all(row[column] == record.data[column] for row in rows for column in table.parent)
-    else:
-        assert record.op in {"row", "gone", "full_gone"}
-        rows = [record.data]
-    if record.op == "gone":
-        assert set(record.data) == set(table.key)
-    for row in rows:
-        key = table.parent if row is record.data and record.op == "set" else table.key
-        assert all(row[column] is not None for column in key)
-        assert all(isinstance(row[column], (str, int)) for column in key)
-        assert not any(column.startswith("_relay") for column in row)
 
 
 # --- declarations and samples -------------------------------------------------------------------------
@@ -377,7 +347,7 @@ def test_every_sample_is_accepted_and_becomes_rows(kind: str, type_: str) -> Non
         events = sources.read(vendor, request)
         assert type_ in {event.type for event in events}
         assert any(sources.mapped(vendor, event) for event in events)
-        check_all(vendor, request)
+        sources.check_all(vendor, request)
 
 
 @each_sample

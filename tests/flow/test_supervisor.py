@@ -45,12 +45,22 @@ def parts(env, address):
 def out(line):
     print(line, flush=True)
 
+if len(sys.argv) > 4:
+    from relay.supervisor import loop
+    loop._PATIENCE_S = 1
+    last = sys.argv[4]
+    def parts(env, address):
+        return [
+            Part("web", ("sleep", "300"), env),
+            Part("worker", (sys.executable, "-S", "-c", last), env, faulty_code=2),
+        ]
+
 path = config if config.exists() else None
 sys.exit(up(load(path, folder), config_path=path, port=port, redis_url=None, workers=1, out=out, parts=parts))
 """
 STAND_IN = """
 import os, signal, socket, subprocess, sys, time
-name, journal = sys.argv[1], os.environ["JOURNAL"]
+name, journal, job = sys.argv[1], os.environ["JOURNAL"], None
 
 def note(word):
     with open(journal, "a") as file:
@@ -59,6 +69,8 @@ def note(word):
 def stop(*_):
     note("stop")
     time.sleep(0.2)
+    if job:
+        job.terminate()
     note("gone")
     sys.exit(0)
 
@@ -94,8 +106,8 @@ def eventually(ask: Callable[[], T], what: str, seconds: float = 10) -> T:
 class Up:
     """One `relay up` and what can be seen of it."""
 
-    def __init__(self, home: Path, port: int, **env: str) -> None:
-        self.env = env
+    def __init__(self, home: Path, port: int, *more: str, **env: str) -> None:
+        self.more, self.env = more, env
         self.home, self.port, self.data = home, port, home / "d"
         self.out, self.err, self.journal = home / "out", home / "err", home / "journal"
         for file in (self.out, self.err, self.journal):
@@ -105,7 +117,14 @@ class Up:
     def run(self) -> subprocess.Popen[bytes]:
         with self.out.open("ab") as out, self.err.open("ab") as err:
             return subprocess.Popen(
-                [sys.executable, self.home / "driver.py", self.data, self.home / "relay.yaml", str(self.port)],
+                [
+                    sys.executable,
+                    self.home / "driver.py",
+                    self.data,
+                    self.home / "relay.yaml",
+                    str(self.port),
+                    *self.more,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -120,6 +139,8 @@ class Up:
 
     def ready(self) -> Up:
         eventually(lambda: "rowhook is ready" in self.out.read_text(), "ready")
+        if (self.home / "stand_in.py").exists():
+            eventually(lambda: self.noted("worker", "job"), "the stand-in of the worker is up as well")
         return self
 
     def noted(self, *words: str) -> list[list[str]]:
@@ -203,16 +224,9 @@ sys.exit(web(load(config, Path(sys.argv[1])), config_path=config, port=int(sys.a
 @pytest.fixture
 def web() -> Iterator[Up]:
     """`relay web`: a real gunicorn with our settings and a tiny application."""
-    home = Path(tempfile.mkdtemp(prefix="up"))
-    (home / "driver.py").write_text(WEB)
-    (home / "tiny.py").write_text(WSGI)
-    (home / "relay.yaml").write_text("host: 127.0.0.1\nredis_url: unix:///none\n")
-    started = Up(home, free_port(), PYTHONPATH=str(home))
-    try:
-        yield started.ready()
-    finally:
-        started.clean()
-        shutil.rmtree(home)
+    config = "host: 127.0.0.1\nredis_url: unix:///none\n"
+    with started({"driver.py": WEB, "tiny.py": WSGI, "relay.yaml": config}) as made:
+        yield made.ready()
 
 
 def gone(pid: int) -> bool:
@@ -226,24 +240,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def up() -> Iterator[Up]:
+@contextlib.contextmanager
+def started(files: dict[str, str], *more: str) -> Iterator[Up]:
     home = Path(tempfile.mkdtemp(prefix="up"))  # short: a socket's path has some hundred bytes
-    (home / "driver.py").write_text(DRIVER)
-    (home / "stand_in.py").write_text(STAND_IN)
-    (home / "relay.yaml").write_text("host: 127.0.0.1\n")
-    started = Up(home, free_port())
+    for name, text in files.items():
+        (home / name).write_text(text)
+    made = Up(home, free_port(), *more, PYTHONPATH=str(home))
     try:
-        yield started.ready()
+        yield made
     finally:
-        started.clean()
+        made.clean()
         shutil.rmtree(home)
 
 
-def test_what_is_left_would_be_seen(up: Up) -> None:
-    """The check that others end with: supervisor, server, two parts and a job are all found."""
-    eventually(lambda: len(up.left()) == 5, "all five processes")
-    assert any("valkey" in line for line in up.left())
+STAND_INS = {"driver.py": DRIVER, "stand_in.py": STAND_IN, "relay.yaml": "host: 127.0.0.1\n"}
+
+
+@pytest.fixture
+def up() -> Iterator[Up]:
+    with started(STAND_INS) as made:
+        yield made.ready()
 
 
 def test_it_says_where_it_is_ready_and_keeps_the_folder_private(up: Up) -> None:
@@ -277,6 +293,7 @@ def test_a_busy_port_is_said_before_anything_starts(up: Up) -> None:
 
 def test_stopping_ends_web_then_worker_then_server_and_leaves_nothing(up: Up) -> None:
     up.put("k")
+    eventually(lambda: len(up.left()) == 5, "supervisor, server, two parts and a job are all seen")
     assert up.stop() == 0
     assert [line[:2] for line in up.noted() if line[1] in {"stop", "gone"}] == [
         ["web", "stop"],
@@ -380,19 +397,6 @@ def test_an_adopted_server_is_stopped_at_the_end(up: Up) -> None:
     eventually(lambda: gone(server), "the server ends")
 
 
-def test_a_silent_holder_of_the_lock_is_refused_and_left_alone(up: Up) -> None:
-    server = up.server()
-    up.process.kill()
-    up.process.wait()
-    (up.data / "valkey.sock").unlink()
-    up.again()
-    assert up.process.wait(25) == 1
-    last = up.out.read_text().splitlines()[-1]
-    assert last.startswith("a server that does not answer still holds")
-    assert f"(process {server})" in last
-    assert not gone(server)
-
-
 def test_a_faulty_file_changes_nothing_and_a_good_one_reaches_all_parts(up: Up) -> None:
     config = up.home / "relay.yaml"
     in_use = up.data / "in-use" / "up.yaml"
@@ -472,3 +476,27 @@ def test_a_killed_gunicorn_is_started_again_and_no_query_is_logged(web: Up) -> N
     eventually(lambda: "Invalid request" in web.err.read_text(), "the refusal is logged")
     assert "s3cret" not in web.err.read_text()
     assert not list(web.data.rglob("*.ctl"))
+
+
+def test_a_part_that_cannot_start_with_these_settings_ends_it_all() -> None:
+    with started(STAND_INS, "import sys; sys.exit(2)") as up:
+        assert up.process.wait(10) == 1
+        assert up.out.read_text().splitlines()[-1].startswith("worker cannot start with these settings")
+        assert up.left() == []
+
+
+def test_it_says_which_part_is_not_up_and_goes_on_trying() -> None:
+    with started(STAND_INS, "import sys; sys.exit(1)") as up:
+        eventually(lambda: "not ready after" in up.out.read_text(), "the part is named")
+        assert "worker does not stay up (exit code 1); still trying" in up.out.read_text()
+        assert up.process.poll() is None
+        assert up.stop() == 0
+        assert up.left() == []
+
+
+def test_without_a_file_it_writes_a_demo() -> None:
+    with started({name: text for name, text in STAND_INS.items() if name != "relay.yaml"}) as up:
+        up.ready()
+        demo = up.data / "demo.yaml"
+        assert demo.stat().st_mode & 0o777 == 0o600
+        assert (up.data / "in-use" / "up.yaml").read_text() == demo.read_text()

@@ -10,11 +10,11 @@ an unknown outcome (a proxy's page is no receipt).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import re
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -48,42 +48,39 @@ _ANSWER_BYTES: Final = 256 * 1024
 #: outcome, and then the partition rests; gunicorn, as an example, closes after 2 s.
 _IDLE_S: Final = 1.5
 _LONGEST_RETRY_AFTER_S: Final = 86_400.0
+_NO_CONTENT, _FAULTS, _TOO_MANY, _SERVERS_FAULT = 204, 400, 429, 500
+_NO_ACCESS: Final = frozenset({401, 403, 407})
 #: "Not now" rather than "never": of the 4xx, these say nothing of the records.
-_LATER: Final = frozenset({408, 425, 429})
+_LATER: Final = frozenset({408, 425, _TOO_MANY})
 #: A gateway's word that it lost the server behind it, which may still apply what it was sent.
 _LOST_BEHIND: Final = frozenset({502, 504, 520, 524})
+_HOST: Final = re.compile(r"(?:https?:)?//(?:[^/?#]*@)?([^/?#@]{1,255})")
+_KEY_IN_URL: Final = re.compile(r"(?i)apikey=[^&\s\"'<]+")
 #: The years that `YYYY-MM-DD` can say, as nanoseconds since 1970.
 _FIRST_NS, _LAST_NS = -62_135_596_800 * NS, 253_402_300_800 * NS
 
+_URL_UNUSABLE: Final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 _NOTHING_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError)
 _NETWORK: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
 
 
 class ImportApiSettings(Settings):
-    """A destination of kind `import_api`.
-
-    Args:
-        url: scheme, host and, where there is one, a path prefix; without `/v2`.
-        client_id: the account's number. api_key: the key of its "Data Import API" data source.
-        timeout_s: seconds for a connection, and then for an answer.
-        deletes: `blank` leaves the key and `_relay_deleted_at` of a deleted row, `mark` keeps its last columns
-            besides, `keep` leaves the row as it was.
-        concurrency: requests at once.
-        unknown_hold_s: seconds for which a partition rests after a request whose outcome is unknown.
-        proxy: an HTTP proxy's URL; the environment's proxies are not used.
-    """
+    """A destination of kind `import_api`."""
 
     # The key would otherwise stand in the text of a validation error.
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    url: str = "https://connect.rjmetrics.com"
-    client_id: int = Field(gt=0)
-    api_key: SecretStr
-    timeout_s: float = Field(default=30.0, gt=0, le=600)
-    deletes: Literal["blank", "mark", "keep"] = "blank"
-    concurrency: int = Field(default=4, ge=1, le=64)
-    unknown_hold_s: float = Field(default=60.0, gt=0)
-    proxy: SecretStr | None = None
+    url: str = Field("https://connect.rjmetrics.com", description="Without /v2; a path prefix is taken.")
+    client_id: int = Field(gt=0, description="The account's number.")
+    api_key: SecretStr = Field(description='The key of a "Data Import API" data source.')
+    timeout_s: float = Field(30.0, gt=0, le=600, description="Wait for a connection, and then for an answer.")
+    deletes: Literal["blank", "mark", "keep"] = Field(
+        "blank",
+        description="A deleted row: its key and _relay_deleted_at; mark: its last columns too; keep: as it was.",
+    )
+    concurrency: int = Field(4, ge=1, le=64, description="Requests at once.")
+    unknown_hold_s: float = Field(60.0, gt=0, description="Rest after a request whose outcome is unknown.")
+    proxy: SecretStr | None = Field(None, description="URL of an HTTP proxy; the environment's are not used.")
 
     @field_validator("url")
     @classmethod
@@ -147,9 +144,6 @@ class ImportApi(Destination):
 destination = ImportApi
 
 
-# --- a row as a data point ----------------------------------------------------------------------------
-
-
 def point(table: TableSpec, item: Item, deletes: str) -> dict[str, Any]:
     """A record as the API takes it: its columns, `keys`, and what the relay adds."""
     if item.op not in {"row", "gone", "full_gone"}:
@@ -173,6 +167,10 @@ def _column(name: str) -> str:
     return f"{name}_" if _PROTOCOL_COLUMN.fullmatch(name) else name
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else encode_json(value).decode()
+
+
 def _value(value: Any, declared: str | None, *, is_key: bool) -> Any:
     """A value as it is sent.
 
@@ -181,7 +179,7 @@ def _value(value: Any, declared: str | None, *, is_key: bool) -> Any:
     came, because cutting it to seconds could make two rows one.
     """
     if isinstance(value, (dict, list)):
-        return encode_json(value).decode()
+        return _text(value)
     if declared == Type.ID and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if is_key:
@@ -198,21 +196,22 @@ def _date_text(moment: dt.datetime) -> str:
     return moment.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
 
 
-# --- HTTP ---------------------------------------------------------------------------------------------
-
-
 class _Session(requests.Session):
-    """Follows nothing and does not look where a redirect leads."""
+    """A connection that follows nothing, keeps no cookies and asks the environment for nothing."""
 
-    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002 - requests' signature
-        return None
+    def __init__(self, proxy: SecretStr | None) -> None:
+        super().__init__()
+        self.trust_env = False  # neither proxies nor .netrc nor another CA bundle by accident
+        self.headers.update({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "rowhook"})
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        if proxy is not None:
+            self.proxies = dict.fromkeys(("http", "https"), proxy.get_secret_value())
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
+        self.used = time.monotonic()
 
-
-class _Connection(threading.local):
-    """One thread's session, and when it last had an answer."""
-
-    session: requests.Session | None = None
-    used: float = 0.0
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Do not even look where a redirect leads."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -225,7 +224,7 @@ class _Answer(msgspec.Struct, frozen=True):
 
 
 class _Http:
-    """The API's two calls, over connections of which each thread has its own.
+    """The API's two calls; each takes a connection that no other thread uses meanwhile.
 
     No exception of the library leaves it, not even as the context of ours: its text holds the URL, and with it
     the key.
@@ -235,9 +234,7 @@ class _Http:
         self._settings = settings
         self._key = settings.api_key.get_secret_value()
         self._base = f"{settings.url}/v2/client/{settings.client_id}"
-        self._mine = _Connection()
-        self._all: list[requests.Session] = []
-        self._lock = threading.Lock()
+        self._idle: list[_Session] = []
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> None:
         """Return where the API agreed.
@@ -245,75 +242,52 @@ class _Http:
         Raises:
             DeliveryError: otherwise.
         """
-        answer = self._send(method, path, body)
-        if isinstance(answer, DeliveryError):
-            raise answer
-        fault = _fault(answer, self._key, stores=body is not None)
+        session = self._take()
+        answer = self._send(session, method, path, body)
+        session.used = time.monotonic()
+        self._idle.append(session)
+        fault = answer if isinstance(answer, DeliveryError) else _fault(answer, self._key, stores=body is not None)
         if fault is not None:
             raise fault
 
     def close(self) -> None:
-        with self._lock:
-            sessions, self._all = self._all, []
-        for session in sessions:
-            session.close()
+        while self._idle:
+            self._idle.pop().close()
 
-    def _send(self, method: str, path: str, body: bytes | None) -> _Answer | DeliveryError:
+    def _take(self) -> _Session:
+        try:
+            session = self._idle.pop()
+        except IndexError:
+            return _Session(self._settings.proxy)
+        if time.monotonic() - session.used > _IDLE_S:
+            session.close()  # drops the connection; the session itself goes on
+        return session
+
+    def _send(self, session: _Session, method: str, path: str, body: bytes | None) -> _Answer | DeliveryError:
         timeout_s = self._settings.timeout_s
-        session = self._session()
         try:
             with session.request(
                 method,
                 f"{self._base}/{path}?apikey={self._key}",
                 data=body,
-                headers={"Content-Type": "application/json"} if body is not None else {},
+                headers={} if body is None else {"Content-Type": "application/json"},
                 timeout=timeout_s,
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                answer = _read(response, time.monotonic() + timeout_s)
+                return _read(response, time.monotonic() + timeout_s)
         except _NETWORK as error:
             return _network_fault(error, stores=body is not None)
-        self._mine.used = time.monotonic()
-        return answer
-
-    def _session(self) -> requests.Session:
-        session = self._mine.session
-        if session is None or session not in self._all:
-            session = self._mine.session = self._open()
-        elif time.monotonic() - self._mine.used > _IDLE_S:
-            session.close()  # drops its connections; the session itself goes on
-        return session
-
-    def _open(self) -> requests.Session:
-        session = _Session()
-        session.trust_env = False  # neither proxies nor .netrc nor another CA bundle by accident
-        session.headers.update({"Accept": "application/json", "User-Agent": "rowhook"})
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        if self._settings.proxy is not None:
-            session.proxies = dict.fromkeys(("http", "https"), self._settings.proxy.get_secret_value())
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=1, max_retries=0))
-        with self._lock:
-            self._all.append(session)
-        return session
 
 
 def _read(response: requests.Response, deadline: float) -> _Answer:
     """The answer with as much of its body as matters; the status stands even where the body breaks off."""
-    parts: list[bytes] = []
-    size, whole = 0, False
-    try:
-        while size <= _ANSWER_BYTES and time.monotonic() < deadline:
-            part = response.raw.read1(decode_content=True)
-            if not part:
-                whole = True
-                break
-            parts.append(part)
-            size += len(part)
-    except _NETWORK:
-        pass
-    return _Answer(response.status_code, response.headers, b"".join(parts), whole)
+    body, whole = b"", False
+    with contextlib.suppress(*_NETWORK):
+        while not whole and len(body) < _ANSWER_BYTES and time.monotonic() < deadline:
+            part = response.raw.read1(_ANSWER_BYTES, decode_content=True)
+            body, whole = body + part, not part
+    return _Answer(response.status_code, response.headers, body, whole)
 
 
 def _network_fault(error: Exception, *, stores: bool) -> DeliveryError:
@@ -321,46 +295,44 @@ def _network_fault(error: Exception, *, stores: bool) -> DeliveryError:
     inner: Any = error.args[0] if error.args else None
     cause = getattr(inner, "reason", None) or inner
     kind = type(cause if isinstance(cause, Exception) else error).__name__
-    if isinstance(error, requests.RequestException) and isinstance(error, ValueError):
-        return Refused(f"the Import API's URL cannot be used: {kind}", reason="url_invalid")
-    untrusted = bool(getattr(cause, "args", ())) and isinstance(cause.args[0], ssl.SSLCertVerificationError)
+    if isinstance(error, _URL_UNUSABLE):
+        return Refused(f"the Import API's URL or proxy cannot be used: {kind}", reason="url_unusable")
+    untrusted = isinstance(cause, Exception) and any(isinstance(a, ssl.CertificateError) for a in cause.args)
     if untrusted or isinstance(error, requests.ConnectTimeout) or isinstance(cause, _NOTHING_SENT):
-        return Transient(f"the Import API cannot be reached: {kind}", reason="unreachable")
+        return Transient(f"the Import API cannot be reached: {kind}", reason="away")
     return Transient(f"the Import API did not answer: {kind}", reason="no_answer", unknown=stores)
-
-
-# --- what an answer means -----------------------------------------------------------------------------
 
 
 def _fault(answer: _Answer, key: str, *, stores: bool) -> DeliveryError | None:
     """What follows from an answer; None where the API agreed."""
-    status = answer.status
-    if 200 <= status < 300:  # noqa: PLR2004 - the class of success
-        if status == 204 or _agrees(answer):  # noqa: PLR2004 - "no content"
+    status, said = answer.status, _words(answer, key)
+    match status // 100:
+        case 2 if _agrees(answer):
             return None
-        text = f"the Import API's {status} is no answer of its own: {_words(answer, key)}"
-        return Transient(text, reason="answer_garbled", unknown=stores)
-    if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects
-        host = _scrub(_host(answer.headers.get("Location", "")), key)
-        return Refused(f"the Import API's URL is wrong: {status} redirects to {host}", reason="redirected")
-    text = f"the Import API said {status}: {_words(answer, key)}"
-    if status in {401, 403, 407}:
+        case 2:
+            text = f"the Import API's {status} is no answer of its own: {said}"
+            return Transient(text, reason="answer_garbled", unknown=stores)
+        case 3:
+            host = _HOST.match(answer.headers.get("Location", ""))
+            place = _scrub(host[1], key) if host else "no host"
+            return Refused(f"the Import API's URL is wrong: {status} redirects to {place}", reason="redirected")
+    text = f"the Import API said {status}: {said}"
+    if status in _NO_ACCESS:
         return Refused(text)
-    if status in _LATER or status >= 500:  # noqa: PLR2004 - the class of server faults
-        wait = retry_after_s(answer.headers)
-        return Transient(
-            text, reason=f"http_{status}", retry_after_s=wait, unknown=stores and status in _LOST_BEHIND
-        )
-    return Permanent(text, reason=f"http_{status}")
+    if status in _LATER or status >= _SERVERS_FAULT:
+        reason = "rate_limited" if status == _TOO_MANY else "transient"
+        unknown = stores and status in _LOST_BEHIND
+        return Transient(text, reason=reason, retry_after_s=retry_after_s(answer.headers), unknown=unknown)
+    return Permanent(text)
 
 
 def _agrees(answer: _Answer) -> bool:
-    """A whole JSON object, whose `code`, where it has one, is a success too."""
+    """A whole JSON object, whose `code`, where it has one, names no fault."""
+    if answer.status == _NO_CONTENT:
+        return True
     said = _object(answer.body) if answer.whole else None
-    if said is None:
-        return False
-    code = said.get("code")
-    return not isinstance(code, int) or 200 <= code < 300  # noqa: PLR2004 - the class of success
+    code = 0 if said is None else said.get("code")
+    return said is not None and not (isinstance(code, int) and code >= _FAULTS)
 
 
 def _object(body: bytes) -> dict[str, Any] | None:
@@ -378,29 +350,15 @@ def _words(answer: _Answer, key: str) -> str:
         text = re.sub(r"<[^>]*>", " ", answer.body.decode("utf-8", "replace"))
     else:
         reasons = said.get("reasons")
-        listed = [r for r in reasons if r] if isinstance(reasons, list) else [reasons] if reasons else []
-        message = said.get("message")
-        text = "; ".join(_plain(part) for part in ([message] if message else []) + listed)
-        text = text or _plain(said)
+        parts = [said.get("message"), *(reasons if isinstance(reasons, list) else [reasons])]
+        text = "; ".join(map(_text, filter(None, parts))) or _text(said)
     text = " ".join(re.sub(r"[\x00-\x1f\x7f]", " ", _scrub(text, key)).split())
     return text[:_REASON_CHARS] or "(no words)"
 
 
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else encode_json(value).decode()
-
-
 def _scrub(text: str, key: str) -> str:
     """The text without the key, and without whatever stands as `apikey=` in an echoed URL."""
-    text = re.sub(re.escape(key), "***", text, flags=re.IGNORECASE)
-    return re.sub(r"(?i)(apikey=)[^&\s\"'<]+", r"\1***", text)
-
-
-def _host(location: str) -> str:
-    try:
-        return urlsplit(location).netloc.rpartition("@")[2] or "a path of its own"
-    except ValueError:
-        return "no readable place"
+    return _KEY_IN_URL.sub("apikey=***", re.sub(re.escape(key), "***", text, flags=re.IGNORECASE))
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -414,8 +372,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     until = _http_date(text)
     if until is None:
         return None
-    now = _http_date(headers.get("Date", "")) or dt.datetime.now(dt.UTC)
-    return min(max((until - now).total_seconds(), 0.0), _LONGEST_RETRY_AFTER_S)
+    wait = until - (_http_date(headers.get("Date", "")) or dt.datetime.now(dt.UTC))
+    return min(max(wait.total_seconds(), 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def _http_date(text: str) -> dt.datetime | None:
@@ -426,13 +384,11 @@ def _http_date(text: str) -> dt.datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
 
 
-class _KeyOutOfLogs(logging.Filter):
-    """Takes the key out of the lines that urllib3 writes of each request at DEBUG, URL included."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = re.sub(r"apikey=[^&\s\"']+", "apikey=***", record.getMessage()), ()
-        return True
+def _key_out_of_logs(record: logging.LogRecord) -> bool:
+    """Take the key out of the lines that urllib3 writes of each request at DEBUG, URL included."""
+    record.msg, record.args = _KEY_IN_URL.sub("apikey=***", record.getMessage()), ()
+    return True
 
 
 for _logger in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-    logging.getLogger(_logger).addFilter(_KeyOutOfLogs())
+    logging.getLogger(_logger).addFilter(_key_out_of_logs)

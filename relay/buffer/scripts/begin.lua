@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Takes a lane for one drain: nobody else may claim or settle in it until its lease ends.
 --
 -- KEYS  1 lane

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Hands a lane's holder the oldest due events, in turn from each source's queue. They stay where they are until
 -- they are settled: the lane's lease is what keeps others away.
 --

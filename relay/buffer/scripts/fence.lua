@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Says which versions are about to be sent to a destination that cannot compare them itself.
 --
 -- KEYS  1 lane, 2 fence

