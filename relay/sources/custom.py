@@ -3,16 +3,17 @@
 Expressions are JMESPath (https://jmespath.org/specification.html). `type`, `id`, `at`, `split` and `test` read
 `{body, headers, query}`, with `split` also `item`; a table's `when` reads `{type, body, headers, query, item,
 data}`; all else in a table reads the row's own object. Headers (lower case) and query values are there only by
-name, as in `headers."x-topic"`, and never those that prove the sender.
+name, as in `headers."x-topic"`, and never those that prove the sender; so are, for the `when` of a split
+delivery, the plain fields of the body, since each of its events is stored as an item alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Final, NamedTuple, Self
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,7 +27,7 @@ from pydantic import (
 from relay.errors import ConfigInvalid, MalformedPayload
 from relay.expressions import Expression, Path, Value, whole, yes
 from relay.proofs import Proof
-from relay.records import Event, Record, Request, Table, Type, instant_ns
+from relay.records import Event, Record, Request, Table, Type, decode_json, encode_json, instant_ns
 from relay.source import Vendor
 
 #: Rows, set members included, that one event may become; events that one delivery may hold.
@@ -35,8 +36,8 @@ MAX_EVENTS: Final = 10_000
 _DELETED_RANK: Final = 99
 _LARGEST_SEQUENCE: Final = 10**19 - 1
 _TABLE_NAME: Final = "[a-z][a-z0-9_]{0,49}"
-#: Marks a query value among the headers kept with an event; no header's name can begin so.
-_QUERY: Final = "?"
+#: Begins what is kept of a query or of a split body among an event's headers; no header's name can begin so.
+_MARK: Final = "?"
 
 
 def _one_or_many(value: Any) -> Any:
@@ -68,10 +69,11 @@ class _Row(_Block):
 
     @model_validator(mode="after")
     def _known_columns(self) -> Self:
-        if self.columns is not None:
-            for name in (*self.key, *self.types):
-                if name not in self.columns:
-                    raise ValueError(f"{name} is not among the columns")
+        for name in (*self.key, *self.types, *(self.columns or ())):
+            if self.columns is not None and name not in self.columns:
+                raise ValueError(f"{name} is not among the columns")
+            if name.startswith("_relay"):
+                raise ValueError(f"{name} is a name of the relay's own")
         return self
 
     def declared(self) -> dict[str, Type]:
@@ -83,7 +85,7 @@ class _Row(_Block):
         if not isinstance(row, dict):
             raise ValueError(f"a row is an object, not {type(row).__name__}")  # noqa: TRY004 - as others here
         if self.columns is None:
-            found = {name: value for name, value in row.items() if name not in left_out}
+            found = {n: v for n, v in row.items() if n not in left_out and not n.startswith("_relay")}
         else:
             found = {name: column.read(name, row) for name, column in self.columns.items()}
         for name in self.key:
@@ -256,12 +258,6 @@ class _Rule:
 # --- the envelope -------------------------------------------------------------------------------------
 
 
-class _Item(Event, frozen=True):
-    """An event of a split delivery, with the whole of it for `when`."""
-
-    body: Any = None
-
-
 class _Envelope:
     """Reads deliveries into events, and events into records."""
 
@@ -272,14 +268,14 @@ class _Envelope:
         readers = (settings.type, settings.id, settings.at, settings.split, settings.test)
         paths = [p for p in (*readers, *(e.when for e in settings.tables)) if p is not None]
         self.proofs = settings.verify.proofs() | {("headers", "authorization"), ("headers", "cookie")}
-        self.headers, self.query = (
-            sorted({name for p in paths for name in p.named(root) if (root, name) not in self.proofs})
-            for root in ("headers", "query")
-        )
+        named = {(root, n) for p in paths for root in ("headers", "query") for n in p.named(root)} - self.proofs
+        if settings.split is not None:  # what is stored of such an event is its item
+            named |= {("body", n) for e in settings.tables if e.when for n in e.when.named("body")}
+        self.named = sorted(named)
 
     def scrub(self, data: Any) -> Any:
         """The body without the field that is its token."""
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not any(place == "body" for place, _ in self.proofs):
             return data
         return {name: value for name, value in data.items() if ("body", name) not in self.proofs}
 
@@ -291,12 +287,8 @@ class _Envelope:
             raise MalformedPayload(f"the envelope cannot be read: {error}") from None
 
     def _events(self, request: Request, body: Any) -> list[Event]:
-        kept = {name: request.headers[name] for name in self.headers if name in request.headers}
-        for name in self.query:
-            value = request.query.get(name, request.headers.get(_QUERY + name))
-            if value is not None:
-                kept[_QUERY + name] = value
-        scope = {"body": body, **_unmarked(kept)}
+        kept = self._kept(request, body)
+        scope = {**_context(kept), "body": body}
         if self.settings.split is None:
             return [self._event(scope, body, kept, {})]
         items = self.settings.split(scope)
@@ -304,6 +296,19 @@ class _Envelope:
             raise ValueError(f"split finds no list of at most {MAX_EVENTS}")
         seen: dict[tuple[str, str], int] = {}
         return [self._event({**scope, "item": item}, item, kept, seen) for item in items or ()]
+
+    def _kept(self, request: Request, body: Any) -> dict[str, str]:
+        """What expressions name beside the data: headers as they are, the rest behind a mark."""
+        kept = {n: request.headers[n] for place, n in self.named if place == "headers" and n in request.headers}
+        for place, name in self.named:
+            if place != "headers":
+                values = request.query if place == "query" else body if isinstance(body, dict) else {}
+                mark = f"{_MARK}{place}.{name}"
+                if isinstance(values.get(name), (str, int, Decimal)):
+                    kept[mark] = encode_json(values[name]).decode()
+                elif mark in request.headers:
+                    kept[mark] = request.headers[mark]
+        return kept
 
     def _event(
         self, scope: dict[str, Any], data: Any, kept: dict[str, str], seen: dict[tuple[str, str], int]
@@ -329,13 +334,12 @@ class _Envelope:
         )
         if at is not None and at != "" and event.at is None:
             raise ValueError("at is not a time")
-        return event if settings.split is None else _Item(**msgspec.structs.asdict(event), body=scope["body"])
+        return event
 
     def records(self, event: Event) -> Iterator[Record]:
         """The one mapper; nothing comes of an event that no table is meant for."""
-        body = event.body if isinstance(event, _Item) else event.data
-        item = None if self.settings.split is None else event.data
-        scope = {"type": event.type, "data": event.data, "item": item, "body": body, **_unmarked(event.headers)}
+        scope = {**_context(event.headers), "type": event.type, "data": event.data}
+        scope |= {"body": event.data} if self.settings.split is None else {"item": event.data}
         rows = 0
         for rule in self.rules:
             for record in rule.records(scope, event):
@@ -345,9 +349,16 @@ class _Envelope:
                 yield record
 
 
-def _unmarked(kept: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    query = {name[1:]: value for name, value in kept.items() if name.startswith(_QUERY)}
-    return {"headers": {n: v for n, v in kept.items() if not n.startswith(_QUERY)}, "query": query}
+def _context(kept: Mapping[str, str]) -> dict[str, Any]:
+    """The reverse of `_Envelope._kept`: `headers`, `query` and `body` as expressions see them."""
+    scope: dict[str, dict[str, Any]] = {"headers": {}, "query": {}, "body": {}}
+    for name, value in kept.items():
+        place, dot, rest = name.removeprefix(_MARK).partition(".")
+        if name.startswith(_MARK) and dot and place in scope:
+            scope[place][rest] = decode_json(value.encode())
+        else:
+            scope["headers"][name] = value
+    return dict(scope)
 
 
 def _word(setting: str, value: Any) -> str:
@@ -379,8 +390,8 @@ def build(settings: Mapping[str, Any]) -> Vendor:
         verify=checked.verify.mechanism(),
         tables=tuple(envelope.tables.values()),
         events=envelope.events,
-        keep_headers=tuple(envelope.headers),
-        scrub=envelope.scrub,
+        keep_headers=tuple(name for place, name in envelope.named if place == "headers"),
+        scrub=envelope.scrub if any(place == "body" for place, _ in envelope.proofs) else None,
     )
     vendor.maps("*")(envelope.records)
     return vendor

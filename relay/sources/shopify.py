@@ -175,9 +175,7 @@ _RANKS: Final = {
 def _order_of(event: Event, *times: str) -> dict[str, Any]:
     """The version of an object: its first time that is set (in seconds), the trigger's (ns), the topic's rank."""
     at = next((ns for ns in (instant_ns(event.data.get(name)) for name in times) if ns is not None), event.at)
-    sequence = event.at or 0
-    sequence *= 0 <= sequence < 2**63  # the header is not signed, and a version has fixed width
-    return {"at": at, "sequence": sequence, "rank": _RANKS.get(event.type.rpartition("/")[2], 0)}
+    return {"at": at, "sequence": event.at or 0, "rank": _RANKS.get(event.type.rpartition("/")[2], 0)}
 
 
 def _required(data: dict[str, Any], name: str) -> Any:

@@ -149,6 +149,15 @@ def _identity(data: dict[str, Any]) -> Any:
     return value
 
 
+_BLANKABLE: Final = {Type.INT, Type.NUMBER, Type.MONEY, Type.INSTANT}
+
+
+def _row(table: Table, data: dict[str, Any]) -> dict[str, Any]:
+    """An object's columns; where a number or a time is not set, WooCommerce writes an empty string."""
+    blank = {name for name, value in data.items() if value == "" and table.columns.get(name) in _BLANKABLE}
+    return {**data, **dict.fromkeys(blank)}
+
+
 def _whole(table: Table, lists: Mapping[str, Table]) -> Mapper:
     """A mapper of an object and of its lists; a list that is absent says nothing of its members."""
 
@@ -156,11 +165,12 @@ def _whole(table: Table, lists: Mapping[str, Table]) -> Mapper:
         data, identity, action = event.data, _identity(event.data), event.type.rpartition(".")[2]
         at = None if action == "restored" else instant_ns(data.get("date_modified_gmt"))
         rank = _RANKS[action]
-        yield table.row({name: value for name, value in data.items() if name not in lists}, at=at, rank=rank)
+        own = {name: value for name, value in data.items() if name not in lists}
+        yield table.row(_row(table, own), at=at, rank=rank)
         for name, child in lists.items():
             items = data.get(name)
             if isinstance(items, list):
-                members = {_identity(item): {**item, "order_id": identity} for item in items}
+                members = {_identity(item): {**_row(child, item), "order_id": identity} for item in items}
                 yield child.children({"order_id": identity}, members.values(), at=at, rank=rank)
 
     return map_whole

@@ -99,7 +99,7 @@ class Server:
         if time.monotonic() >= self._due and self.lock.take():
             try:
                 self._spawn()
-            except RelayError as error:
+            except (RelayError, OSError) as error:
                 self._again(str(error))
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ Two locks, since a `flock` belongs to the open file and a child that inherits it
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -41,10 +42,10 @@ class Lock:
         return True
 
     def say(self, text: str) -> None:
-        """Write the text; only while the lock is ours."""
+        """Write the text; only while the lock is ours. On a full disk the old one stays."""
         if self.fd is not None:
-            os.ftruncate(self.fd, 0)
-            os.pwrite(self.fd, text.encode(), 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, os.pwrite(self.fd, text.encode(), 0))
 
     def said(self) -> str:
         """What its holder wrote."""

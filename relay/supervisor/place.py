@@ -19,6 +19,8 @@ from relay.errors import RelayError
 _SOCKET_BYTES: Final = 100
 _MIB: Final = 1024 * 1024
 _LAST_BYTES: Final = 4096
+#: What the server writes when its file cannot grow; by `appendfsync always` it then ends.
+_FULL: Final = ("No space left", "Short write while writing to the AOF")
 #: What makes an acknowledged write durable, and a full server say so instead of dropping keys.
 DURABLE: Final = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
 
@@ -131,8 +133,8 @@ def last_words(log: Path, start: int) -> str:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return f"there is no log {log}"
-    if "No space left" in text:
-        return f"the disk under {log.parent} is full: free some space"
+    if any(words in text for words in _FULL):
+        return f"the disk under {log.parent} is full: free some space; nothing acknowledged is lost (see {log})"
     lines = [line for line in text.splitlines() if line.strip() and "overcommit" not in line]
     return f"{lines[-1].split('# ', 1)[-1]} (see {log})" if lines else f"it said nothing (see {log})"
 

@@ -156,6 +156,9 @@ def _run(config: Config, out: Say, serve: Callable[[Signals, Say], None]) -> int
     except RelayError as error:
         say(str(error))
         return 1
+    except OSError as error:
+        say(f"{error.filename or config.data_dir}: {error.strerror}: look at the disk and the rights of this user")
+        return 1
     return 0
 
 

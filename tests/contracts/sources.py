@@ -60,15 +60,20 @@ DROPPED = object()
 WRONG = (
     *(DROPPED, None, "", "x", "0", "é\x00", 0, -1, True, [], {}, [None], [[]], {"id": None}, ["x"], {"data": [1]}),
     *(10**19, -(10**30), Decimal("1E+400"), Decimal("-0.5"), "2026-13-45T00:00:00Z", "0001-01-01T00:00:00+14:00"),
+    *("9999-12-31T23:59:59-05:00", "1e30", 2**63, "2026-03-01"),
 )
 _SEQUENCE_END = TIME_DIGITS + SEQUENCE_DIGITS
 _sorted_json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 
 def kinds() -> tuple[str, ...]:
-    """Every vendor that is a file; `custom`, which is built from settings, has tests of its own."""
+    """Every vendor that is a file; `custom` is none, each of its cases builds one from its source.json."""
     found = catalogue.names(intake.SOURCES)
     return tuple(kind for kind in found if hasattr(catalogue.load(intake.SOURCES, kind), "vendor"))
+
+
+def all_kinds() -> set[str]:
+    return set(catalogue.names(intake.SOURCES))
 
 
 def vendor_of(kind: str) -> Vendor:
@@ -87,7 +92,8 @@ class Case(NamedTuple):
 
     @property
     def vendor(self) -> Vendor:
-        return vendor_of(self.kind)
+        block = self.folder / "source.json"
+        return intake.vendor_of(self.kind, json.loads(block.read_bytes()) if block.exists() else {})
 
     @property
     def head(self) -> dict[str, Any]:

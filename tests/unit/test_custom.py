@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,12 +114,17 @@ class TestCases:
             assert not any(SECRET in value for value in event.headers.values())
 
     def test_what_is_kept_of_a_delivery_maps_to_the_same_records_again(self, case: Path) -> None:
-        """A replay has the body and the kept headers only, no query."""
+        """A replay has an event's own data and the kept headers, neither a query nor the rest of a batch."""
+        vendor, sent = self.sent(case)
+        for event in vendor.read(sent, decode_json(sent.body)):
+            kept = msgspec.json.decode(encode_json([event.type, event.headers, event.at]))
+            again = Event(kept[0], decode_json(encode_json(event.data)), headers=kept[1], at=kept[2])
+            assert mapped(vendor, again) == mapped(vendor, event)
+
+    def test_reading_again_with_what_was_kept_gives_the_same_events(self, case: Path) -> None:
         vendor, sent = self.sent(case)
         first = vendor.read(sent, decode_json(sent.body))
-        again = vendor.read(request(sent.body, headers=first[0].headers), decode_json(sent.body))
-        assert [mapped(vendor, e) for e in again] == [mapped(vendor, e) for e in first]
-        assert [(e.type, e.id) for e in again] == [(e.type, e.id) for e in first]
+        assert vendor.read(request(sent.body, headers=first[0].headers), decode_json(sent.body)) == first
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -142,7 +148,7 @@ FAULTS = [
     ("tables/0/columns/total", "x" * (MAX_CHARACTERS + 1), "tables.0.columns.total: an expression has at most"),
     ("tables/0/columns/total", "&total", "tables.0.columns.total: a reference (&) stands only in"),
     ("tables/0/columns/total", "`1e999`", "tables.0.columns.total: a literal number is too large"),
-    ("tables/0/columns/total", "|".join(["[@,@]"] * 300), "tables.0.columns.total: it may repeat its input"),
+    ("tables/0/columns/total", "|".join(["[@,@]"] * 20), "tables.0.columns.total: it may repeat its input"),
     ("tables/0/columns/total", "(" * 900 + "a" + ")" * 900, "tables.0.columns.total: the expression is nested"),
     ("tables/0/columns/total", {"path": "a["}, "tables.0.columns.total.path: not JMESPath"),
     ("tables/0/columns/total", {"path": "a", "const": 1}, "tables.0.columns.total: say one of path and const"),
@@ -151,6 +157,7 @@ FAULTS = [
     ("tables/0/columns/total", {"path": "a", "cast": "float"}, "tables.0.columns.total.cast: "),
     ("tables/0/columns/id", ..., "tables.0: id is not among the columns"),
     ("tables/0/types/nosuch", "int", "tables.0: nosuch is not among the columns"),
+    ("tables/0/columns/_relay_version", "v", "tables.0: _relay_version is a name of the relay's own"),
     ("tables/0/types/total", "decimal", "tables.0.types.total: "),
     ("tables/0/when", 7, "tables.0.when: a JMESPath expression is text"),
     ("tables/0/whenn", "true", "tables.0.whenn: unknown setting"),
@@ -273,6 +280,18 @@ def test_a_token_in_the_body_is_taken_out_of_the_row() -> None:
     assert record.data == {"id": 1}
 
 
+def test_columns_of_the_relay_itself_cannot_be_sent() -> None:
+    assert row({"id": 1, "_relay_version": "9"}).data == {"id": 1}
+
+
+def test_a_body_without_a_token_is_read_as_it_is() -> None:
+    """Its raw bytes can then be stored as they came."""
+    data = {"id": 1}
+    vendor = build(settings())
+    assert vendor.scrub is None
+    assert vendor.read(request(b""), data)[0].data is data
+
+
 def test_an_event_that_no_table_is_meant_for_yields_nothing() -> None:
     assert run(settings(when="type == 'other'"), {"id": 1}) == []
 
@@ -314,7 +333,7 @@ WRONG_ROWS = [
     ({"sequence": "s"}, {"id": 1, "s": 10**19}, "rows: its sequence has more than 19 digits"),
     ({"sequence": "s"}, {"id": 1, "s": "x"}, "not a number"),
     ({"when": "body.a > body.id"}, {"id": 1, "a": "x"}, "body.a > body.id: cannot be worked out"),
-    ({"when": "sum(body.a)"}, {"id": 1, "a": ["4111"]}, "given a value of type string"),
+    ({"when": "sum(body.a)"}, {"id": 1, "a": ["4111"]}, "given a value of type str"),
     ({"columns": {"id": {"path": "id", "cast": "int"}}}, {"id": "4111-x"}, "rows: column id: not a number"),
     ({"children": {"l": {"key": "n"}}}, {"id": 1, "l": {}}, "rows_l: its rows are a list"),
     ({"children": {"l": {"key": "n"}}}, {"id": 1, "l": ["x"]}, "a row is an object, not str"),
@@ -350,7 +369,7 @@ WRONG_ENVELOPES = [
     ({"at": "body.at"}, {"at": {}}, "at is not a time"),
     ({"split": "body.all"}, {"all": {}}, "split finds no list"),
     ({"split": "body"}, [1] * (MAX_EVENTS + 1), "split finds no list of at most 10000"),
-    ({"type": "to_string(length(body.n))"}, {"n": 1}, "given a value of type int"),
+    ({"type": "to_string(length(body.n))"}, {"n": 1}, "given a value of type number"),
 ]
 
 
@@ -377,7 +396,7 @@ def test_only_the_headers_and_query_values_that_are_named_are_kept() -> None:
     described = {**settings(), "type": 'headers."x-topic"', "id": "query.delivery", "at": "headers.authorization"}
     sent = request(b"", headers={"x-topic": "a", "x-more": "b", "authorization": "c"}, query={"delivery": "7"})
     [event] = build(described).read(sent, {})
-    assert event.headers == {"x-topic": "a", "?delivery": "7"}
+    assert event.headers == {"x-topic": "a", "?query.delivery": '"7"'}
     assert (event.type, event.id, event.at) == ("a", "7", None)
 
 
@@ -448,7 +467,7 @@ def test_numbers_stay_exact_through_an_expression(text: str, value: Any) -> None
 
 @pytest.mark.parametrize("text", ["floor(n)", "ceil(n)", "sum([n, `1`])", "abs(s)", "s > n", "l[::0]", "keys(s)"])
 def test_an_expression_that_fails_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="^" + text[:3]):
+    with pytest.raises(ValueError, match="^" + re.escape(text)):
         Expression(text)({"n": Decimal("1e9999999"), "s": "x", "l": [1]})
 
 

@@ -138,6 +138,7 @@ def test_a_silent_holder_of_the_lock_is_refused(tmp_path: Path, monkeypatch: pyt
             "full: free some space",
         ),
         ("old\n1:M 1 Jan # Fatal error loading the DB\n\n", "^Fatal error loading the DB"),
+        ("1:M # Short write while writing to the AOF file: (nwritten=1, expected=2)\n1:M # Exit\n", "full: free"),
         ("", "it said nothing"),
     ],
 )
