@@ -103,7 +103,7 @@ class Table(msgspec.Struct, frozen=True, dict=True):
         Members need not repeat the parent's columns. An incomplete set (the vendor sent only the first ones)
         deletes nothing; an empty complete set deletes all.
         """
-        rows = [{**parent, **member} for member in members]
+        rows = [{**member, **parent} for member in members]
         return Record(self.name, "set", version_prefix(at, sequence, rank), parent, rows, complete)
 
 

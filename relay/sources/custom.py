@@ -55,9 +55,6 @@ _Key = Annotated[tuple[_Column, ...], BeforeValidator(_one_or_many), AfterValida
 _TableName = Annotated[str, Field(pattern=f"^{_TABLE_NAME}$")]
 
 
-# --- settings -----------------------------------------------------------------------------------------
-
-
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -300,14 +297,13 @@ class _Envelope:
     def _kept(self, request: Request, body: Any) -> dict[str, str]:
         """What expressions name beside the data: headers as they are, the rest behind a mark."""
         kept = {n: request.headers[n] for place, n in self.named if place == "headers" and n in request.headers}
-        for place, name in self.named:
-            if place != "headers":
-                values = request.query if place == "query" else body if isinstance(body, dict) else {}
-                mark = f"{_MARK}{place}.{name}"
-                if isinstance(values.get(name), (str, int, Decimal)):
-                    kept[mark] = encode_json(values[name]).decode()
-                elif mark in request.headers:
-                    kept[mark] = request.headers[mark]
+        for place, name in (named for named in self.named if named[0] != "headers"):
+            values = request.query if place == "query" else body if isinstance(body, dict) else {}
+            mark = f"{_MARK}{place}.{name}"
+            if isinstance(values.get(name), (str, int, Decimal)):
+                kept[mark] = encode_json(values[name]).decode()
+            elif mark in request.headers:
+                kept[mark] = request.headers[mark]
         return kept
 
     def _event(

@@ -182,6 +182,8 @@ def secret_for(vendor: Vendor, verifier: Verifier, number: int) -> str:
 def covers_body(verifier: Verifier) -> bool:
     """False where the proof says who sent, and nothing of what was sent."""
     first = next(iter(getattr(verifier, "choices", ())), verifier)
+    if isinstance(first, Hmac):
+        return "body" in first.parts[1::2]
     return not isinstance(first, (Token, Basic)) and getattr(first, "covers_body", True) is not False
 
 

@@ -127,8 +127,9 @@ def test_probes_are_answered(relay):
 
 def test_a_signature_as_long_as_gunicorn_lets_through_is_401_and_a_longer_one_400(relay):
     for length, status in ((8000, 401), (70_000, 400)):
-        raw = f"POST /hooks/shop HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\nX-Shopify-Hmac-Sha256: "
-        assert ask(relay[0], f"{raw}{'a' * length}\r\n\r\n{{}}".encode())[0] in {status, 431}
+        raw = "POST /hooks/shop HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
+        signed = f"{raw}X-Shopify-Hmac-Sha256: {'a' * length}\r\n\r\n{{}}"
+        assert ask(relay[0], signed.encode())[0] in {status, 431}
 
 
 def test_a_stalled_redis_costs_a_request_its_deadline_and_a_503_and_nothing_after_it(relay, valkey_url):

@@ -210,6 +210,8 @@ def test_a_redis_that_evicts_is_refused_at_start(config, client):
 
 
 def test_duplicate_keys_nul_characters_and_large_numbers_are_taken(web, config, client):
-    body = b'{"id":1,"id":18446744073709551616123,"name":"a\\u0000b","total_price":1e400,"updated_at":"2026-01-01"}'
+    body = (
+        b'{"id":1,"id":18446744073709551616123,"name":"a\\u0000b","total_price":1e400,"updated_at":"2026-01-01"}'
+    )
     assert web.post("/hooks/shop", **signed(config, body=body)).get_json()["rows"] == 1
     assert ledger.audit(client, deep=True) == []

@@ -1,0 +1,219 @@
+"""Drains against a real Valkey and an Import API that fails in every way: what is stored, retried, buried."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+import redis
+
+from relay.buffer import keys, ledger
+from relay.buffer.accept import Bounds, Delivery, Front, Offer
+from relay.buffer.lanes import Lane, Watch
+from relay.records import Codec, Meta, Record, Table, encode_json
+from tests.servers import import_server as api
+from worker.delivery import Letter
+from worker.destinations import import_api
+from worker.drain import drain
+
+ORDERS = Table("orders", key=("id",))
+LINES = Table("lines", key=("order_id", "id"), parent=("order_id",))
+TABLES = {t.name: t for t in (ORDERS, LINES)}
+CODEC = Codec()
+
+
+class Here:
+    """A buffer with one lane to an Import API."""
+
+    def __init__(self, url: str, server: api.ImportServer, folder):
+        self.url, self.server, self.folder = url, server, folder
+        self.front = Front(url, Bounds(linger_ms=0), lambda _: None)
+        self.client = redis.Redis.from_url(url)
+        self.tokens = itertools.count()
+
+    def put(self, *records: Record, source="s") -> str:
+        named = [Record(f"{source}_{r.table}", r.op, r.version, r.data, r.members, r.complete) for r in records]
+        used = {r.table: TABLES[r.table] for r in records}
+        meta = Meta(source, "k", "x", schemas={f"{source}_{n}": t.schema_id for n, t in used.items()})
+        counts = {f"e|{source}|accepted": 1, f"e|{source}|mapped": 1}
+        for record in named:
+            for state in ("emitted", "pending"):
+                field = f"r|{source}|mbi|{record.table}|{state}"
+                counts[field] = counts.get(field, 0) + 1
+        offer = Offer("", "", CODEC.pack(meta, b"{}", named), quarantined=False, lanes=("mbi/0/1",), counts=counts)
+        schemas = {t.schema_id: t.declaration for t in used.values()}
+        return self.front.put(Delivery(source, (offer,), schemas))[0].arrival
+
+    def drain(self, **settings) -> bool:
+        given = {"kind": "import_api", "url": self.server.url, "client_id": 12, "api_key": "goodkey"}
+        given |= {"timeout_s": 1, "unknown_hold_s": 1, "concurrency": 1} | settings
+        destination = import_api.destination(
+            "mbi", import_api.destination.Settings.model_validate(given), self.folder
+        )
+        lane = Lane(self.client, "mbi/0/1", f"t{next(self.tokens)}")
+        until = time.monotonic() + 0.4
+        try:
+            return drain(
+                lane,
+                destination,
+                linger_ms=0,
+                stopping=lambda: time.monotonic() > until,
+                others_wait=lambda: False,
+            )
+        finally:
+            destination.close()
+
+    def wake(self):
+        """Let rests be over, as time would."""
+        self.client.hdel(keys.lane("mbi/0/1"), "hold_until")
+        queue = keys.queue("mbi/0/1", "s")
+        for arrival in self.client.zrange(queue, 0, -1):
+            self.client.zadd(queue, {arrival: 0})
+
+    def states(self, table="orders"):
+        found = ledger.read(self.client).records.get(("s", "mbi", f"s_{table}"), {})
+        return {state: n for state, n in found.items() if n and state != "emitted"}
+
+    def live(self, table="orders", column="id"):
+        return sorted(r[column] for r in self.server.rows(f"s_{table}") if "_relay_deleted_at" not in r)
+
+
+@pytest.fixture
+def here(redis_url, tmp_path):
+    with api.ImportServer() as server:
+        yield Here(redis_url, server, tmp_path)
+        assert server.regressions() == []
+
+
+def order(n, at=1, **data):
+    return ORDERS.row({"id": n, **data}, at=at)
+
+
+def test_rows_arrive_in_batches_of_at_most_100_and_the_buffer_is_empty(here):
+    for n in range(250):
+        here.put(order(n))
+    here.drain()
+    assert here.live() == list(range(250))
+    assert here.states() == {"stored": 250}
+    assert here.client.hlen(keys.EVENTS) == 0
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_the_newest_of_a_row_is_sent_once_and_the_older_are_superseded(here):
+    for at in (3, 5, 1):
+        here.put(order(7, at=at, v=at))
+    here.drain()
+    assert [r["v"] for r in here.server.rows("s_orders")] == [5]
+    assert here.states() == {"stored": 1, "superseded": 2}
+    here.put(order(7, at=4, v=4))
+    here.drain()
+    assert [r["v"] for r in here.server.rows("s_orders")] == [5]
+    assert here.states() == {"stored": 1, "superseded": 3}
+    assert ledger.audit(here.client, deep=True) == []
+
+
+@pytest.mark.parametrize(
+    "fault", [api.refuse(500), api.refuse(429, retry_after="2"), api.refuse(503), api.refuse(401)]
+)
+def test_a_transient_or_credential_fault_loses_nothing_and_buries_nothing(here, fault):
+    here.server.faults(*[fault] * 3)
+    for n in range(5):
+        here.put(order(n))
+    here.drain()
+    assert here.states() == {"pending": 5}
+    assert ledger.audit(here.client, deep=True) == []
+    state = here.client.hgetall(keys.lane("mbi/0/1"))
+    assert int(state[b"failures"]) == 1
+    assert int(state[b"hold_until"]) > time.time() * 1000
+    assert not here.drain(), "the lane rests"
+    here.wake()
+    for _ in range(4):
+        here.drain()
+        here.wake()
+    assert here.states() == {"stored": 5}
+    assert here.live() == list(range(5))
+
+
+def test_one_bad_record_is_buried_with_the_destinations_words_and_the_99_others_are_stored(here):
+    here.server.objects_to = lambda point: "id 42 is not welcome" if point["id"] == 42 else None
+    for n in range(100):
+        here.put(order(n))
+    here.drain()
+    assert here.states() == {"stored": 99, "dead": 1}
+    assert here.live() == [n for n in range(100) if n != 42]
+    (letter,) = here.client.hvals(keys.DEAD)
+    assert b"id 42 is not welcome" in letter
+    assert ledger.audit(here.client, deep=True) == []
+    calls = len(here.server.posts)
+    assert calls <= 1 + 2 * 7, "2 * log2(100) extra calls for one poison record"
+
+
+def test_when_everything_is_refused_alike_nothing_is_buried(here):
+    here.server.objects_to = lambda _: "the table is read-only"
+    for n in range(30):
+        here.put(order(n))
+    here.drain()
+    assert here.states() == {"pending": 30}
+    assert here.client.hlen(keys.DEAD) == 0
+
+
+def test_a_commit_whose_answer_is_lost_rests_the_lane_and_nothing_goes_back(here):
+    here.put(order(1, at=5, v="new"))
+    here.server.faults(api.drop())
+    here.drain()
+    assert here.states() == {"pending": 1}
+    here.put(order(1, at=4, v="old"))
+    assert not here.drain()
+    here.wake()
+    here.drain()
+    assert [r["v"] for r in here.server.rows("s_orders")] == ["new"]
+    assert here.states() == {"stored": 1, "superseded": 1}
+
+
+def test_sets_grow_shrink_and_are_never_revived_by_a_late_older_one(here):
+    def lines(at, *ids):
+        return LINES.children({"order_id": 1}, [{"id": i, "v": at} for i in ids], at=at)
+
+    here.put(lines(1, 1, 2))
+    here.drain()
+    here.put(lines(3, 2, 3))
+    here.drain()
+    assert here.live("lines") == [2, 3]
+    here.put(lines(2, 1, 2, 4))
+    here.drain()
+    assert here.live("lines") == [2, 3]
+    here.put(lines(4))
+    here.drain()
+    assert here.live("lines") == []
+    assert here.states("lines") == {"stored": 3, "superseded": 1}
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_tombstone_wins_over_a_late_update_and_a_re_creation_over_the_tombstone(here):
+    here.put(order(1, at=1))
+    here.put(ORDERS.gone({"id": 1}, at=3))
+    here.drain()
+    assert here.live() == []
+    here.put(order(1, at=2))
+    here.drain()
+    assert here.live() == []
+    here.put(order(1, at=4))
+    here.drain()
+    assert here.live() == [1]
+
+
+def test_a_drain_that_dies_between_commit_and_settlement_delivers_again_and_settles_once(here, redis_url):
+    here.put(order(1))
+    lane = Lane(here.client, "mbi/0/1", "dead")
+    assert lane.begin()
+    lane.claim(["s"], most=10, most_bytes=10**6, linger_ms=0, full=1, rest_ms=0)
+    Watch(redis_url).release("mbi/0/1", "dead")
+    here.drain()
+    assert here.states() == {"stored": 1}
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_dead_letter_says_whose_it_is():
+    letter = Letter("s", "s_orders", '["1"]', "0" * 57, "no", "destination")
+    assert encode_json(letter) == b'["s","s_orders","[\\"1\\"]","' + b"0" * 57 + b'","no","destination"]'
