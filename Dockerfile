@@ -3,18 +3,23 @@
 #     docker build --tag rowhook .
 #     docker run --rm rowhook relay --help
 #
-# It runs with a read-only root: it writes only in /data and /tmp. Pin BASE to a digest of your own registry for
-# builds that can be repeated bit by bit.
+# It runs with a read-only root: it writes only in /data and /tmp. Pin both bases by digest for builds that can be
+# repeated bit by bit. They differ in the C compiler alone, which one package without a wheel needs.
+ARG BUILD_BASE=docker.io/library/python:3.11.14-bookworm
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 
-FROM ${BASE} AS build
+FROM ${BUILD_BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 # No pip in the environment that is shipped: the build's own pip fills it.
 RUN python -m venv --without-pip /opt/rowhook
-# Locked packages first: a change of our own code then installs nothing again.
+# Locked packages first: a change of our own code then installs nothing again. What is compiled is compiled with
+# the locked setuptools, so that nothing enters without its hash.
 COPY requirements.lock ./
-RUN pip --python /opt/rowhook/bin/python install --require-hashes --only-binary :all: --requirement requirements.lock
+RUN awk '/^setuptools==/ {found = 1} found {print} found && !/\\$/ {exit}' requirements.lock >build.lock \
+    && pip --python /opt/rowhook/bin/python install --require-hashes --only-binary :all: --requirement build.lock \
+    && pip --python /opt/rowhook/bin/python install --require-hashes --no-build-isolation \
+        --only-binary :all: --no-binary gunicorn-h1c --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY relay relay
 COPY worker worker

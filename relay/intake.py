@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -150,7 +150,7 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
             data = source.vendor.scrub(data)
         events = source.vendor.read(request, data)
     except MalformedPayload as error:
-        offer = _quarantine(source, Event("", None, dedup="content"), request, request.body, codec, error)
+        offer = _quarantine(source, _unread(source, request), request, request.body, codec, error)
         return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
     whole = len(events) == 1 and source.vendor.scrub is None and events[0].data is data
     offers, rows, faults = [], 0, []
@@ -165,6 +165,13 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         rows += sum(1 if r.members is None else len(r.members) for r in records)
         offers.append(_offer(source, event, request, raw, codec, records))
     return Accepted(Delivery(source.name, tuple(offers), source.schemas), rows, tuple(faults), tuple(events))
+
+
+def _unread(source: Source, request: Request) -> Event:
+    """What can be said of a delivery whose body cannot be read: what its headers say."""
+    kept = {name: request.headers[name] for name in source.vendor.keep_headers if name in request.headers}
+    type_ = source.vendor.type(request, None)
+    return Event(type_ if isinstance(type_, str) else "", None, headers=kept, dedup="content")
 
 
 def verified(source: Source, request: Request, now: int, limit: int) -> Request:
@@ -272,15 +279,10 @@ def _offer(
         counts[f"e|{source.name}|ignored"] = 1
         return Offer(digest, window, b"", False, (), counts, event.type)  # noqa: FBT003 - see Offer
     counts[f"e|{source.name}|mapped"] = 1
-    for record in records:
-        for destination in source.to:
-            counts[f"r|{source.name}|{destination}|{record.table}|emitted"] += 1
-            counts[f"r|{source.name}|{destination}|{record.table}|pending"] += 1
-    used = {record.table for record in records}
-    schemas = {full: table.schema_id for full, table in source.tables.values() if full in used}
-    meta = _meta(source, event, request, schemas)
+    counts.update(emitted(source, records, source.to))
+    meta = _meta(source, event, request, raw, schemas_of(source, records))
     blob = codec.pack(meta, raw, records)
-    return Offer(digest, window, blob, False, _lanes(source, records), counts, event.type)  # noqa: FBT003 - see Offer
+    return Offer(digest, window, blob, False, lanes_of(source, records, source.to), counts, event.type)  # noqa: FBT003 - see Offer
 
 
 def _quarantine(
@@ -288,7 +290,7 @@ def _quarantine(
 ) -> Offer:
     digest, window = _identity(source, event, raw)
     counts = {f"e|{source.name}|accepted": 1, f"e|{source.name}|quarantined": 1}
-    meta = msgspec.structs.replace(_meta(source, event, request, {}), fault=f"{error.reason}: {error}")
+    meta = msgspec.structs.replace(_meta(source, event, request, raw, {}), fault=f"{error.reason}: {error}")
     return Offer(digest, window, codec.pack(meta, raw, []), True, (), counts, event.type)  # noqa: FBT003 - see Offer
 
 
@@ -300,23 +302,42 @@ def _identity(source: Source, event: Event, raw: bytes) -> tuple[str, str]:
     return digest_of(source.name, event.type, raw), "content"
 
 
-def _meta(source: Source, event: Event, request: Request, schemas: dict[str, str]) -> Meta:
+def _meta(source: Source, event: Event, request: Request, raw: bytes, schemas: dict[str, str]) -> Meta:
     headers = dict(event.headers)
-    kind = request.headers.get("content-type")
-    if kind:
-        headers["content-type"] = kind
+    # One of several events of a delivery is kept as JSON, whatever the delivery was.
+    kind = request.headers.get("content-type") if raw is request.body else None
+    headers["content-type"] = kind or "application/json"
     return Meta(source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas)
 
 
-def _lanes(source: Source, records: list[Record]) -> tuple[str, ...]:
+def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:
+    """Table to schema id, of the tables that records use."""
+    used = {record.table for record in records}
+    return {full: table.schema_id for full, table in source.tables.values() if full in used}
+
+
+def emitted(source: Source, records: Iterable[Record], destinations: Iterable[str]) -> dict[str, int]:
+    """Ledger fields of records that are given to destinations."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        for destination in destinations:
+            counts[f"r|{source.name}|{destination}|{record.table}|emitted"] += 1
+            counts[f"r|{source.name}|{destination}|{record.table}|pending"] += 1
+    return counts
+
+
+def lanes_of(source: Source, records: Iterable[Record], destinations: Iterable[str]) -> tuple[str, ...]:
+    """The lanes that records go to."""
     lanes: dict[str, None] = {}
-    for destination, partitions in source.to.items():
+    for destination in destinations:
+        partitions = source.to[destination]
         if partitions == 1:
             lanes[lane_name(destination, 0, 1)] = None
             continue
         for record in records:
             table = _table(source, record.table)
-            key = key_text(record, table.parent if record.members is not None else table.key)
+            # Rows of a child table go with their parent: one lane decides on them and on its sets.
+            key = key_text(record, table.parent or table.key)
             partition = partition_of(record.table, key, partitions)
             lanes[lane_name(destination, partition, partitions)] = None
     return tuple(lanes)

@@ -334,10 +334,10 @@ def key_of(row: Mapping[str, Any], key: tuple[str, ...]) -> str:
     return _encoder.encode([_key_scalar(row.get(column)) for column in key]).decode()
 
 
-def schema_keys(declaration: bytes, record: Record) -> str:
-    """A record's identity, by its table's declaration (`Table.declaration`)."""
+def lane_key(declaration: bytes, record: Record) -> str:
+    """What a record's lane is chosen by, from its table's declaration (`Table.declaration`)."""
     key, parent, _ = _decoder.decode(declaration)
-    return key_of(record.data, tuple(parent if record.members is not None else key))
+    return key_of(record.data, tuple(parent or key))
 
 
 def partition_of(table: str, key: str, partitions: int) -> int:

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from relay.buffer.failures import Letter
 from relay.buffer.lanes import Claimed, Lane, Settlement, schemas
 from relay.errors import Permanent, Refused, Transient
 from relay.records import (
@@ -37,22 +38,6 @@ ALIKE: Final = 8
 #: How long a refused batch (credentials, a table that is not ours) rests before it is tried as a probe.
 REFUSED_REST_S: Final = 30.0
 _EXACT_SIZE_FROM: Final = 65_536
-
-
-class Letter(msgspec.Struct, array_like=True):
-    """A dead letter: one record that a destination will never take.
-
-    Args:
-        table, key, version: of the row. reason: the destination's own words. blame: `destination`, `mapping` or
-        `vendor`. at: the arrival number of its event. source: configured source.
-    """
-
-    source: str
-    table: str
-    key: str
-    version: str
-    reason: str
-    blame: str
 
 
 class Work(msgspec.Struct):
@@ -92,12 +77,13 @@ class Reader:
                 if spec is None:
                     spec = work.tables[record.table] = self._spec(record.table, event.meta.schemas[record.table])
                 item = self._item(one, record, position, spec, rough, test=event.meta.test)
-                if self._lane.partitions == 1 or self._ours(record.table, item):
+                if self._lane.partitions == 1 or self._ours(record, spec):
                     work.items.setdefault(record.table, []).append(item)
         return work
 
-    def _ours(self, table: str, item: Item) -> bool:
-        return partition_of(table, item.key, self._lane.partitions) == self._lane.partition
+    def _ours(self, record: Record, spec: TableSpec) -> bool:
+        key = key_of(record.data, spec.parent or spec.key)
+        return partition_of(record.table, key, self._lane.partitions) == self._lane.partition
 
     def _item(
         self, one: Claimed, record: Record, position: int, spec: TableSpec, rough: int, *, test: bool

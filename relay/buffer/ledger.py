@@ -11,7 +11,7 @@ import redis as driver
 
 from relay.buffer import keys
 from relay.buffer.lanes import lane_states
-from relay.records import Codec, partition_of, records_of, schema_keys
+from relay.records import Codec, lane_key, partition_of, records_of
 
 EVENT_STATES: Final = ("duplicate", "ignored", "quarantined", "mapped", "waiting", "discarded")
 RECORD_STATES: Final = ("stored", "superseded", "dead", "pending", "discarded")
@@ -102,7 +102,7 @@ def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
                 packed = codec.unpack(blob)
                 declared = _declared(client, set(packed.meta.schemas.values()))
                 for position, record in enumerate(records_of(packed)):
-                    key = schema_keys(declared[packed.meta.schemas[record.table]], record)
+                    key = lane_key(declared[packed.meta.schemas[record.table]], record)
                     ours = partition_of(record.table, key, int(partitions)) == int(partition)
                     if ours and (positions is None or position in positions):
                         found[source, destination, record.table] += 1

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from relay import __version__
-from relay.cli import look, run, send
+from relay.cli import dead, look, run, send
 from relay.errors import RelayError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A webhook relay that turns SaaS webhooks into correct, typed rows.",
 )
-for module in (run, send, look):
+for module in (run, send, look, dead):
     module.register(app)
 
 

@@ -10,10 +10,10 @@ import redis
 
 from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Delivery, Front, Offer
+from relay.buffer.failures import Letter
 from relay.buffer.lanes import Lane, Watch
 from relay.records import Codec, Meta, Record, Table, encode_json
 from tests.servers import import_server as api
-from worker.delivery import Letter
 from worker.destinations import import_api
 from worker.drain import drain
 

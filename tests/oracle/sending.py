@@ -25,8 +25,8 @@ class Delivery:
 
     Args:
         source: whose URL. kind: who signs. body: its bytes. headers: the vendor's, but for the signature.
-        facts: what it says. events: how many it carries.
-        test: the vendor calls it a test, and no repetition of it is a duplicate.
+        facts: what it says. events: how many it carries. ignored: how many of them say nothing of any table.
+        test: the vendor calls it a test. repeats: no repetition of it is a duplicate.
     """
 
     source: str
@@ -35,7 +35,9 @@ class Delivery:
     headers: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[Fact, ...] = ()
     events: int = 1
+    ignored: int = 0
     test: bool = False
+    repeats: bool = False
 
 
 def _mac(secret: str, message: bytes, algorithm: str = "sha256") -> bytes:

@@ -82,9 +82,8 @@ class TestVectors:
         digest = max(verifier._candidates(sent, signed)[0], key=len)
         place = signed.lower().index(digest.lower()) + len(digest) // 2
         changed = signed[:place] + ("0" if signed[place] != "0" else "1") + signed[place + 1 :]
-        assert reason(verifier, with_header(sent, verifier.header, changed), *vector["secrets"], now=now) in {
-            "signature_wrong",
-        }
+        broken = with_header(sent, verifier.header, changed)
+        assert reason(verifier, broken, *vector["secrets"], now=now) == "signature_wrong"
 
     @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["id"])
     def test_without_its_header_a_request_is_unsigned(self, vector: dict[str, Any]) -> None:
@@ -113,8 +112,8 @@ class TestTimestamp:
     @pytest.mark.parametrize("unit", ["s", "ms", "iso"])
     @pytest.mark.parametrize(
         "text",
-        ["", " ", "now", "-1772600770", "+1772600770", "1772600770.0", "1e9", "0x69", "٣", "²", "9" * 18, "T", "é",
-         "1772600770 ", "2026-13-04T05:06:10Z", "2026-03-04T05:06:10+99:00", "20260304", "null", "\x00", "T" * 10**5],
+        ["", " ", "now", "-1772600770", "+1772600770", "1772600770.0", "1e9", "0x69", "٣", "²", "9" * 18, "T",
+         "é", "1772600770 ", "2026-13-04T05:06:10Z", "2026-03-04T05:06:10+99:00", "null", "\x00", "T" * 9999],
     )  # fmt: skip
     def test_what_is_no_time_is_refused_as_malformed(self, unit: str, text: str) -> None:
         with pytest.raises(Unauthenticated) as refused:
@@ -125,11 +124,10 @@ class TestTimestamp:
         Timestamp(unit="iso", tolerance_s=1).check("2026-03-04T06:06:10+01:00", NOW)
 
     @given(text=st.text(), unit=st.sampled_from(["s", "ms", "iso"]))
-    def test_any_text_is_accepted_or_refused(self, text: str, unit: str) -> None:
-        try:
-            Timestamp(unit=unit).check(text, NOW)
-        except Unauthenticated as refused:
-            assert refused.reason in {"timestamp_malformed", "timestamp_stale"}
+    def test_any_text_that_is_not_now_is_refused(self, text: str, unit: str) -> None:
+        with pytest.raises(Unauthenticated) as refused:
+            Timestamp(unit=unit, tolerance_s=0).check(text, NOW + 1)
+        assert refused.value.reason in {"timestamp_malformed", "timestamp_stale"}
 
 
 KEYS = {"utf8": "sécret", "base64": "AAEC/w==", "hex": "000102ff", "whsec": "whsec_AAEC/w=="}
@@ -224,7 +222,7 @@ TOKENS = [
 ]
 
 
-@pytest.mark.parametrize("verifier", TOKENS, ids=lambda v: v.scheme)
+@pytest.mark.parametrize("verifier", TOKENS, ids=lambda v: f"{v.scheme} {getattr(v, 'prefix', '')}")
 def test_a_shared_secret_is_accepted_where_it_belongs(verifier: Verifier) -> None:
     sent = verifier.sign(request(), "us:er:pa:ss é", NOW)
     verifier.verify(sent, ("old", "us:er:pa:ss é"), NOW)
@@ -233,7 +231,7 @@ def test_a_shared_secret_is_accepted_where_it_belongs(verifier: Verifier) -> Non
     assert reason(verifier, request(), "us:er:pa:ss é") == "signature_missing"
 
 
-@pytest.mark.parametrize("verifier", TOKENS, ids=lambda v: v.scheme)
+@pytest.mark.parametrize("verifier", TOKENS, ids=lambda v: f"{v.scheme} {getattr(v, 'prefix', '')}")
 def test_an_empty_secret_lets_nobody_in(verifier: Verifier) -> None:
     sent = verifier.sign(request(), "", NOW)
     assert reason(verifier, sent, "") in {"signature_missing", "signature_wrong"}
@@ -312,7 +310,7 @@ VERIFIERS = [
 @given(
     verifier=st.sampled_from(VERIFIERS),
     headers=st.fixed_dictionaries(
-        {}, optional={name: header_text for name in ("x-sign", "x-time", "x-id", "x-key", "authorization")}
+        {}, optional=dict.fromkeys(("x-sign", "x-time", "x-id", "x-key", "authorization"), header_text)
     ),
     query=st.fixed_dictionaries({}, optional={"key": st.text()}),
     body=st.binary(max_size=60) | st.sampled_from([b'{"a": 1e99999999999999999999}', b'{"a": "b"}']),

@@ -52,7 +52,9 @@ def tombstones(key: Sequence[str]) -> str:
     )
 
 
-def beneath(layout: Layout, key: Sequence[str], present: Sequence[str], value: Callable[[str], str]) -> str:
+def beneath(
+    layout: Layout, key: Sequence[str], present: Sequence[str], value: Callable[[str], str], rows: str = ""
+) -> str:
     """`SET … WHERE` of an `UPDATE … AS t` that writes late rows beneath newer tombstones.
 
     Args:
@@ -60,12 +62,13 @@ def beneath(layout: Layout, key: Sequence[str], present: Sequence[str], value: C
         key: SQL names of the key columns.
         present: SQL names of the columns that the rows have.
         value: how the statement refers to a row's value of a column.
+        rows: a `FROM` clause that names them, where there is one.
     """
     version = value("_relay_version")
     sets = [*_cells(layout, key, present, value), f"_relay_data_version = {version}"]
     match = [f"t.{quoted(name)} = {value(name)}" for name in key]
     return (
-        f"SET {', '.join(sets)} %s WHERE {' AND '.join(match)} AND t._relay_deleted_at IS NOT NULL "
+        f"SET {', '.join(sets)} {rows} WHERE {' AND '.join(match)} AND t._relay_deleted_at IS NOT NULL "
         f"AND {version} <= t._relay_version AND {version} >= coalesce(t._relay_data_version, '')"
     )
 

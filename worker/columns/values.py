@@ -76,6 +76,7 @@ def _ints(values: list[Any], dialect: Dialect) -> Encoded:
 
 
 def is_number(value: Any) -> bool:
+    """Whether JSON would call it a number."""
     return isinstance(value, (int, Decimal)) and not isinstance(value, bool)
 
 

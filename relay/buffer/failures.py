@@ -1,0 +1,132 @@
+"""What failed and is kept: events in quarantine and dead letters, shown, sent again, or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import keys
+from relay.buffer.redis import script
+from relay.records import Codec, Packed
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Letter(msgspec.Struct, array_like=True):
+    """A dead letter: one record that a destination will never take.
+
+    Args:
+        source, table, key, version: of the row.
+        reason: the destination's own words.
+        blame: `destination`, `mapping` or `vendor`.
+    """
+
+    source: str
+    table: str
+    key: str
+    version: str
+    reason: str
+    blame: str
+
+
+class Failure(msgspec.Struct):
+    """One failure, of either sort.
+
+    Args:
+        id: `<arrival>` of an event in quarantine, `<arrival>|<destination>|<position>` of a dead letter.
+        blame: whose it is: `vendor` (its body), `mapping` (ours) or `destination` (it refused).
+        letter: of a dead letter.
+    """
+
+    id: str
+    arrival: str
+    source: str
+    type: str
+    blame: str
+    reason: str
+    destination: str = ""
+    table: str = ""
+    key: str = ""
+
+
+class Failures:
+    """Failures of one buffer."""
+
+    def __init__(self, client: driver.Redis) -> None:
+        self.client = client
+        self._codec = Codec()
+        self._requeue, self._discard = script(client, "requeue"), script(client, "discard")
+
+    def every(self) -> Iterator[Failure]:
+        """All failures, quarantine first, oldest first."""
+        quarantined: Any = self.client.zrange(keys.QUARANTINE, 0, -1)
+        for arrival in quarantined:
+            packed = self.event(arrival.decode())
+            if packed is not None:
+                reason = packed.meta.fault
+                blame = "mapping" if reason.startswith(("mapping", "key_missing")) else "vendor"
+                yield Failure(
+                    arrival.decode(), arrival.decode(), packed.meta.source, packed.meta.type, blame, reason
+                )
+        letters: Any = self.client.hgetall(keys.DEAD)
+        for field, text in sorted(letters.items()):
+            arrival, destination, _ = field.decode().split("|")
+            letter = msgspec.json.decode(text, type=Letter)
+            packed = self.event(arrival)
+            type_ = packed.meta.type if packed is not None else ""
+            yield Failure(
+                field.decode(), arrival, letter.source, type_, letter.blame, letter.reason, destination,
+                letter.table, letter.key,
+            )  # fmt: skip
+
+    def event(self, arrival: str) -> Packed | None:
+        """A kept event, None where it is gone."""
+        blob: Any = self.client.hget(keys.EVENTS, arrival)
+        return None if blob is None else self._codec.unpack(blob)
+
+    def requeue(
+        self,
+        source: str,
+        arrival: str,
+        blob: bytes,
+        lanes: Sequence[str],
+        counts: Mapping[str, int],
+        letters: Sequence[str],
+        schemas: Mapping[str, bytes],
+    ) -> bool:
+        """Send an event through lanes again; False where it still waits in one of them.
+
+        Args:
+            source: whose it is.
+            arrival: its number, which it keeps, and with it its versions.
+            blob: packed, with its records mapped anew.
+            lanes: where its records go.
+            counts: ledger fields to add.
+            letters: dead letters of it that this replaces.
+            schemas: declarations of its tables.
+        """
+        names = [
+            keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.QUARANTINE, keys.DEAD,
+            keys.DEAD_COUNT,
+        ]  # fmt: skip
+        routes = []
+        for lane in lanes:
+            names += [keys.queue(lane, source), keys.lane(lane), keys.lane_sources(lane)]
+            routes.append((len(names) - 2, len(names) - 1, len(names), lane))
+        if schemas:
+            fresh: Any = dict(schemas)
+            self.client.hset(keys.SCHEMAS, mapping=fresh)
+        plan = _encode((source, arrival, routes, dict(counts), list(letters)))
+        return bool(self._requeue(names, [plan, blob]) == 1)
+
+    def discard(self, failure: Failure) -> bool:
+        """Give one up; False where it was no longer there."""
+        names = [
+            keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.QUARANTINE, keys.DEAD, keys.DEAD_COUNT,
+        ]  # fmt: skip
+        letter = failure.id if failure.destination else ""
+        prefix = f"r|{failure.source}|{failure.destination}|{failure.table}|" if letter else ""
+        return bool(self._discard(names, [failure.source, failure.arrival, letter, prefix]) == 1)

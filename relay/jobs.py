@@ -1,0 +1,107 @@
+"""What maps later: kept events through the mapping as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from relay import intake
+from relay.buffer.failures import Failure, Failures
+from relay.errors import IntakeError, MappingFailed
+from relay.intake import Source
+from relay.records import Codec, Event, Packed, Request
+
+
+class Again(msgspec.Struct):
+    """What a retry came to: ids by outcome, and why some could not be mapped still."""
+
+    queued: list[str]
+    waiting: list[str]
+    failed: dict[str, str]
+
+
+def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, Source]) -> Again:
+    """Send failed events through the mapping and their lanes again.
+
+    A dead letter's event is mapped anew for that destination alone: the letter counts as discarded, its records as
+    emitted again. An event keeps its arrival number, so a row that has moved on since does not go back.
+    """
+    again = Again([], [], {})
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in chosen:
+        groups.setdefault((failure.arrival, failure.destination), []).append(failure)
+    codec = Codec()
+    for (arrival, destination), group in groups.items():
+        ids = [failure.id for failure in group]
+        packed = failures.event(arrival)
+        source = sources.get(group[0].source)
+        if packed is None or source is None:
+            again.failed.update((i, "the event, or its source, is no longer there") for i in ids)
+            continue
+        try:
+            mapped = remapped(source, packed, codec, only=destination)
+        except IntakeError as error:
+            again.failed.update((i, str(error)) for i in ids)
+            continue
+        counts = dict(mapped.counts)
+        for failure in group if destination else ():
+            at = f"r|{failure.source}|{destination}|{failure.table}|"
+            counts[at + "dead"] = counts.get(at + "dead", 0) - 1
+            counts[at + "discarded"] = counts.get(at + "discarded", 0) + 1
+        letters = ids if destination else []
+        queued = failures.requeue(source.name, arrival, mapped.blob, mapped.lanes, counts, letters, source.schemas)
+        (again.queued if queued else again.waiting).extend(ids)
+    return again
+
+
+class Remapped(msgspec.Struct):
+    """A kept event with its records mapped anew."""
+
+    blob: bytes
+    lanes: tuple[str, ...]
+    counts: dict[str, int]
+
+
+def remapped(source: Source, packed: Packed, codec: Codec, *, only: str = "") -> Remapped:
+    """Map a kept event as it would be mapped now.
+
+    Args:
+        source: whose it is, as configured now.
+        packed: as kept.
+        codec: of this thread.
+        only: one destination; empty for all of the source.
+
+    Raises:
+        IntakeError: it cannot be read or mapped still.
+    """
+    event = event_of(source, packed)
+    records = intake.records_of(source, event)
+    if not records:
+        raise MappingFailed(f"{source.kind} has no mapping for {event.type or 'an event without a type'}")
+    meta = msgspec.structs.replace(
+        packed.meta, type=event.type, fault="", schemas=intake.schemas_of(source, records)
+    )
+    destinations = [d for d in source.to if d == only or not only]
+    counts = intake.emitted(source, records, destinations)
+    lanes = intake.lanes_of(source, records, destinations)
+    return Remapped(codec.pack(meta, packed.raw, records), lanes, counts)
+
+
+def event_of(source: Source, packed: Packed) -> Event:
+    """A kept event as a mapper takes it.
+
+    Raises:
+        MalformedPayload: its bytes cannot be read still.
+    """
+    meta = packed.meta
+    request = Request("POST", source.public_url, meta.headers, packed.raw)
+    data: Any = intake.decode_body(request, forms=source.vendor.forms)
+    if not meta.fault.startswith(("mapping", "key_missing")) and meta.fault:
+        # It could not even be read when it came, so its envelope is read only now.
+        events = source.vendor.read(request, data)
+        if len(events) == 1:
+            event = events[0]
+            return msgspec.structs.replace(event, type=event.type or meta.type, id=event.id or meta.delivery_id)
+    return Event(meta.type, data, meta.delivery_id, meta.at, meta.headers, meta.test)
