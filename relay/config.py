@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     max_source_bytes: int = Field(
         0, ge=0, description="Bytes of undelivered events of one source; 0: half of all."
     )
+    archive_days: int = Field(30, ge=0, le=3650, description="How long events are kept to replay; 0: not at all.")
+    archive_max_bytes: int = Field(
+        10 * 1024 * MIB, ge=MIB, description="Bytes of archived events, over which the oldest go."
+    )
     linger_ms: int = Field(100, ge=0, le=60_000, description="How long a batch may wait for more records.")
     workers: int = Field(2, ge=1, le=64, description="RQ workers of `relay worker` and `relay up`.")
     web_workers: int = Field(2, ge=1, le=64, description="gunicorn worker processes.")
@@ -117,6 +121,8 @@ class Settings(BaseSettings):
         for name in value:
             if not _NAME.match(name):
                 raise ValueError(f"{name!r} is not a name: a-z, then a-z, 0-9 and _, at most 40")
+            if name == "archive":
+                raise ValueError("the name archive is the relay's own")
         return value
 
 

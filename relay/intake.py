@@ -12,7 +12,7 @@ import msgspec
 
 from relay import catalogue
 from relay.buffer.accept import Delivery, Offer, digest_of
-from relay.buffer.keys import lane_name
+from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config, SourceSettings
 from relay.errors import (
     ConfigInvalid,
@@ -52,7 +52,7 @@ class Source:
         settings: the vendor's own. to: destination -> number of its lanes. public_url: as the vendor was given it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a configured source has so many sides
         self,
         name: str,
         vendor: Vendor,
@@ -62,9 +62,11 @@ class Source:
         *,
         kind: str,
         public_url: str = "",
+        archived: bool = True,
     ) -> None:
         self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
         self.to, self.kind, self.public_url = dict(to), kind, public_url
+        self.archive = (lane_name(ARCHIVE, 0, 1),) if archived else ()
         self.verifier: Verifier = vendor.verifier(settings)
         self.tables = {short: (f"{name}_{short}", table) for short, table in vendor.tables.items()}
         self.schemas = {table.schema_id: table.declaration for table in vendor.tables.values()}
@@ -108,7 +110,10 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
     lanes = {d: int(config.settings.destinations[d].get("lanes", 1)) for d in block.to}
     secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
-    return Source(name, vendor, secrets, settings, lanes, kind=block.kind, public_url=block.public_url)
+    archived = config.settings.archive_days > 0
+    return Source(
+        name, vendor, secrets, settings, lanes, kind=block.kind, public_url=block.public_url, archived=archived
+    )
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -291,7 +296,7 @@ def _quarantine(
     digest, window = _identity(source, event, raw)
     counts = {f"e|{source.name}|accepted": 1, f"e|{source.name}|quarantined": 1}
     meta = msgspec.structs.replace(_meta(source, event, request, raw, {}), fault=f"{error.reason}: {error}")
-    return Offer(digest, window, codec.pack(meta, raw, []), True, (), counts, event.type)  # noqa: FBT003 - see Offer
+    return Offer(digest, window, codec.pack(meta, raw, []), True, source.archive, counts, event.type)  # noqa: FBT003 - see Offer
 
 
 def _identity(source: Source, event: Event, raw: bytes) -> tuple[str, str]:
@@ -327,8 +332,8 @@ def emitted(source: Source, records: Iterable[Record], destinations: Iterable[st
 
 
 def lanes_of(source: Source, records: Iterable[Record], destinations: Iterable[str]) -> tuple[str, ...]:
-    """The lanes that records go to."""
-    lanes: dict[str, None] = {}
+    """The lanes that records go to, and the archive's."""
+    lanes = dict.fromkeys(source.archive)
     for destination in destinations:
         partitions = source.to[destination]
         if partitions == 1:

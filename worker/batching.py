@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from worker.destination import Item, Limits
 
@@ -10,7 +11,7 @@ from worker.destination import Item, Limits
 def collapse(items: Iterable[Item], *, keep_deleted: bool) -> tuple[list[Item], list[Item]]:
     """The newest record of each key, oldest first, and those that it makes superfluous.
 
-    A later one of equal version replaces the earlier: it is the same delivery. A set replaces an older set of
+    A later one of equal version replaces the earlier: it is the same delivery. A set replaces the older sets of
     its parent only if it is complete; an incomplete one says nothing of the members it leaves out.
 
     Args:
@@ -18,16 +19,15 @@ def collapse(items: Iterable[Item], *, keep_deleted: bool) -> tuple[list[Item], 
         keep_deleted: the destination keeps what a deleted row last held, so a tombstone does not make the rows
             before it superfluous: a key may then occur once as a row and once as a `gone`.
     """
-    newest: dict[tuple[str, bool], Item] = {}
-    kept: list[Item] = []
+    kept: dict[tuple[str, bool], list[Item]] = {}
     superseded: list[Item] = []
     for item in sorted(items, key=_version):
-        place = (item.key, keep_deleted and item.op == "gone")
-        before = newest.get(place)
-        if before is not None:
-            (superseded if item.members is None or item.complete else kept).append(before)
-        newest[place] = item
-    return sorted([*kept, *newest.values()], key=_version), superseded
+        before = kept.setdefault((item.key, keep_deleted and item.op == "gone"), [])
+        if item.members is None or item.complete:
+            superseded += before
+            before.clear()
+        before.append(item)
+    return sorted(chain.from_iterable(kept.values()), key=_version), superseded
 
 
 def _version(item: Item) -> str:

@@ -184,14 +184,19 @@ Place = tuple[str, int]
 
 
 class Courier:
-    """Delivers the items of a claim to one destination."""
+    """Delivers claims to one destination."""
 
     def __init__(self, lane: Lane, destination: Destination, chance: Callable[[], float] = random.random) -> None:
         self.lane, self.destination, self._chance = lane, destination, chance
-        self._hold_s = float(getattr(destination.settings, "unknown_hold_s", 0.0))
+        self._reader = Reader(lane)
+        #: How long a destination may still apply a request whose connection was lost; nothing where it compares.
+        self.hold_s = (
+            0.0 if destination.conditional else float(getattr(destination.settings, "unknown_hold_s", 60))
+        )
 
-    def deliver(self, work: Work, failures: int) -> tuple[Settlement, int]:
+    def __call__(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:
         """Deliver a claim; returns the settlement, and the failures in a row after it."""
+        work = self._reader.read(claimed)
         turn = Round()
         jobs: list[Job] = []
         for name, items in work.items.items():
@@ -284,8 +289,8 @@ class Courier:
             wait = max(REFUSED_REST_S, delay_s(failures + 1, self._chance()))
         else:
             wait = delay_s(failures + 1, self._chance(), error.retry_after_s)
-            if error.unknown and not self.destination.conditional:
-                wait = max(wait, self._hold_s)
+            if error.unknown:
+                wait = max(wait, self.hold_s)
         turn.failed += 1
         turn.why, turn.wait_s = str(error), max(turn.wait_s, wait)
         turn.repeat(job.owned(), wait)

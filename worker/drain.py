@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from relay.buffer.lanes import Lane
+import msgspec
+
+from relay.buffer.lanes import Claimed, Lane, Settlement
 from relay.errors import BufferUnavailable, StaleClaim
 from relay.telemetry import logger
-from worker.delivery import Courier, Reader
-from worker.destination import Destination
 
+Deliver = Callable[[Sequence[Claimed], int], tuple[Settlement, int]]
 log = logger("drain")
 #: How long an idle drain keeps its lane warm, and how long a busy one keeps a worker.
 IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
@@ -20,11 +21,25 @@ LOOK_S, SOURCES_S = 0.02, 0.5
 MOST_EVENTS, MOST_BYTES = 2_000, 4 * 1024 * 1024
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """How a lane is served.
+
+    Args:
+        linger_ms: how long a batch may wait to fill.
+        full: so many events do not wait.
+        rest_ms: how long the lane rests where a drain vanishes with records in flight.
+    """
+
+    linger_ms: int
+    full: int
+    rest_ms: int = 0
+
+
 def drain(
     lane: Lane,
-    destination: Destination,
+    deliver: Deliver,
     *,
-    linger_ms: int,
+    pace: Pace,
     stopping: Callable[[], bool],
     others_wait: Callable[[], bool],
 ) -> bool:
@@ -32,15 +47,15 @@ def drain(
 
     Args:
         lane: with this drain's token.
-        destination: the lane's.
-        linger_ms: how long a batch may wait to fill.
+        deliver: takes a claim and the failures in a row before it; says what became of it.
+        pace: how long it may wait, and how much it takes.
         stopping: this process was told to end after the running batch.
         others_wait: jobs of other lanes wait for a worker.
     """
     if not lane.begin():
         return False
     try:
-        return _serve(lane, destination, linger_ms, stopping, others_wait)
+        return _serve(lane, deliver, pace, stopping, others_wait)
     except StaleClaim as error:
         # Another drain has the lane, and with it everything that this one left unsettled.
         log.warning("lane_lost", lane=lane.name, detail=str(error))
@@ -52,35 +67,37 @@ def drain(
 
 def _serve(
     lane: Lane,
-    destination: Destination,
-    linger_ms: int,
+    deliver: Deliver,
+    pace: Pace,
     stopping: Callable[[], bool],
     others_wait: Callable[[], bool],
 ) -> bool:
-    reader, courier = Reader(lane), Courier(lane, destination)
-    rest_ms = 0 if destination.conditional else int(getattr(destination.settings, "unknown_hold_s", 60) * 1000)
-    full = destination.limits.records
     failures, sources = lane.failures(), lane.sources()
     started = looked = busy = time.monotonic()
     while True:
         now = time.monotonic()
         if stopping() or now - started > SLICE_S or (now - started > SHARED_SLICE_S and others_wait()):
-            lane.finish(sources, linger_ms, even_if_due=True)
+            lane.finish(sources, pace.linger_ms, even_if_due=True)
             return True
         if now - looked > SOURCES_S:
             sources, looked = lane.sources(), now
         found = lane.claim(
-            sources, most=MOST_EVENTS, most_bytes=MOST_BYTES, linger_ms=linger_ms, full=full, rest_ms=rest_ms
+            sources,
+            most=MOST_EVENTS,
+            most_bytes=MOST_BYTES,
+            linger_ms=pace.linger_ms,
+            full=pace.full,
+            rest_ms=pace.rest_ms,
         )
         if isinstance(found, list):
-            settlement, failures = courier.deliver(reader.read(found), failures)
+            settlement, failures = deliver(found, failures)
             lane.settle(settlement)
             busy = time.monotonic()
             if settlement.hold_ms:
                 # The ticker rings when the rest is over; a worker is not kept waiting for it.
-                lane.finish(sources, linger_ms, even_if_due=True)
+                lane.finish(sources, pace.linger_ms, even_if_due=True)
                 return False
             continue
-        if now - busy > IDLE_S and lane.finish(lane.sources(), linger_ms):
+        if now - busy > IDLE_S and lane.finish(lane.sources(), pace.linger_ms):
             return False
         time.sleep(min(found, LOOK_S) if found > 0 else LOOK_S)

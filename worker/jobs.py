@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -11,17 +13,22 @@ from pydantic import ValidationError
 from rq import get_current_job
 
 from relay import catalogue
+from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Lane
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import Bell
 from relay.errors import ConfigInvalid, DeliveryError
+from worker.archive import Archive
+from worker.delivery import Courier
 from worker.destination import Destination
+from worker.drain import Deliver, Pace
 from worker.drain import drain as serve
 
 DESTINATIONS = "worker.destinations"
 #: Longer than any script of the buffer runs.
 _REDIS_TIMEOUT_S = 30.0
+_ARCHIVE_FULL = 500
 
 
 class _Process:
@@ -118,21 +125,42 @@ def drain(lane_name: str) -> None:
     bell = Bell(client)
     job = get_current_job()
     lane = Lane(client, lane_name, job.id if job is not None else "drain")
-    if lane.destination not in config.settings.destinations:
-        raise ConfigInvalid(f"lane {lane_name} waits for a destination that is no longer configured")
-    destination = open_destination(config, lane.destination)
-    try:
+    with contextlib.closing(_receiver(config, lane)) as receiver:
         again = serve(
             lane,
-            destination,
-            linger_ms=config.settings.linger_ms,
+            receiver.deliver,
+            pace=Pace(config.settings.linger_ms, receiver.full, receiver.rest_ms),
             stopping=lambda: _Process.stop,
             others_wait=bell.others_wait,
         )
-    finally:
-        destination.close()
     if again:
         bell.ring(lane_name)
+
+
+class _Receiver(msgspec.Struct):
+    """What a lane leads to."""
+
+    deliver: Deliver
+    close: Callable[[], None]
+    full: int
+    rest_ms: int = 0
+
+
+def _receiver(config: Config, lane: Lane) -> _Receiver:
+    if lane.destination == ARCHIVE:
+        archive = open_archive(config)
+        return _Receiver(archive.keep, archive.close, _ARCHIVE_FULL)
+    if lane.destination not in config.settings.destinations:
+        raise ConfigInvalid(f"lane {lane.name} waits for a destination that is no longer configured")
+    destination = open_destination(config, lane.destination)
+    courier = Courier(lane, destination)
+    return _Receiver(courier, destination.close, destination.limits.records, int(courier.hold_s * 1000))
+
+
+def open_archive(config: Config) -> Archive:
+    """The archive of the data folder."""
+    settings = config.settings
+    return Archive(config.data_dir / "events.db", days=settings.archive_days, max_bytes=settings.archive_max_bytes)
 
 
 def _finish_batch(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler

@@ -115,7 +115,7 @@ class Failures:
         routes = []
         for lane in lanes:
             names += [keys.queue(lane, source), keys.lane(lane), keys.lane_sources(lane)]
-            routes.append((len(names) - 2, len(names) - 1, len(names), lane))
+            routes.append((len(names) - 2, len(names) - 1, len(names), lane, int(keys.archives(lane))))
         if schemas:
             fresh: Any = dict(schemas)
             self.client.hset(keys.SCHEMAS, mapping=fresh)

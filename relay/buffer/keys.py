@@ -41,6 +41,8 @@ DEAD: Final = "rh:dead"
 DEAD_COUNT: Final = "rh:deadcount"
 LANES: Final = "rh:lanes"
 TAIL: Final = "rh:tail"
+#: The destination of the lane in which every event goes to the archive.
+ARCHIVE: Final = "archive"
 
 
 def seen_day(day: int) -> str:
@@ -56,6 +58,11 @@ def seen_slot(slot: int) -> str:
 def lane_name(destination: str, partition: int, partitions: int) -> str:
     """The name of one lane of a destination."""
     return f"{destination}/{partition}/{partitions}"
+
+
+def archives(lane_: str) -> bool:
+    """Whether a lane is the archive's: its events are on the ledger already."""
+    return lane_.startswith(f"{ARCHIVE}/")
 
 
 def lane(name: str) -> str:

@@ -78,7 +78,7 @@ def _sizes(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
     counted = sum(s.get("dead", 0) for s in ledger.records.values())
     if dead != counted:
         yield f"there are {dead} dead letters, the ledger says {counted}"
-    waiting = sum(int(state["waiting"]) for state in lane_states(client).values())
+    waiting = sum(int(state["waiting"]) for lane, state in lane_states(client).items() if not keys.archives(lane))
     pending = sum(s.get("pending", 0) for s in ledger.records.values())
     if (waiting == 0) != (pending == 0):
         yield f"{waiting} events wait in the lanes, the ledger says {pending} records are pending"
@@ -93,6 +93,8 @@ def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
             queue: Any = client.zscan_iter(keys.queue(lane, source), count=500)
             for arrival, _ in queue:
                 held.add(arrival.decode())
+                if keys.archives(lane):
+                    continue
                 blob: Any = client.hget(keys.EVENTS, arrival)
                 if blob is None:
                     yield f"event {arrival.decode()} of {source} waits in {lane}, but its body is gone"

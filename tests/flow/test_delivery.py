@@ -14,8 +14,9 @@ from relay.buffer.failures import Letter
 from relay.buffer.lanes import Lane, Watch
 from relay.records import Codec, Meta, Record, Table, encode_json
 from tests.servers import import_server as api
+from worker.delivery import Courier
 from worker.destinations import import_api
-from worker.drain import drain
+from worker.drain import Pace, drain
 
 ORDERS = Table("orders", key=("id",))
 LINES = Table("lines", key=("order_id", "id"), parent=("order_id",))
@@ -56,8 +57,8 @@ class Here:
         try:
             return drain(
                 lane,
-                destination,
-                linger_ms=0,
+                Courier(lane, destination),
+                pace=Pace(0, 100, 1000),
                 stopping=lambda: time.monotonic() > until,
                 others_wait=lambda: False,
             )

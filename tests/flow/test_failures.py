@@ -36,7 +36,12 @@ class Shop:
             "verify": {"token": {"header": "X-Key"}},
             "type": "body.type",
         }
-        settings = {"redis_url": self.url, "linger_ms": 0, "sources": {"erp": {**source, "tables": [table]}}}
+        settings = {
+            "redis_url": self.url,
+            "linger_ms": 0,
+            "archive_days": 0,
+            "sources": {"erp": {**source, "tables": [table]}},
+        }
         self.path.write_text(yaml.safe_dump(settings))
 
     def post(self, body) -> dict:

@@ -16,7 +16,21 @@ from tests.oracle.sending import Delivery
 from tests.oracle.values import At, Money, Number, at, dumps
 
 Body = dict[str, Any]
-WORDS = ("Tee", "Kanne", "naïve", "日本茶", 'quo"te', "tab\there", "two\nlines", "🍵", "a'b", "null", "\\N", "1,5", "")
+WORDS = (
+    "Tee",
+    "Kanne",
+    "naïve",
+    "日本茶",
+    'quo"te',
+    "tab\there",
+    "two\nlines",
+    "🍵",
+    "a'b",
+    "null",
+    "\\N",
+    "1,5",
+    "",
+)
 
 
 def amount(rng: Random) -> Money:
@@ -79,9 +93,7 @@ def _shopify_row(
             rows = members("order_id" if "order" in child else "product_id", body["id"], body[name], own)
             gids = body.get("variant_gids")
             complete = gids is None or len(gids) <= len(rows)
-            facts.append(
-                Fact(f"shopify_{child}", "set", key, when, triggered.ns, members=rows, complete=complete)
-            )
+            facts.append(Fact(f"shopify_{child}", "set", key, when, triggered.ns, members=rows, complete=complete))
     return facts
 
 
@@ -102,7 +114,9 @@ def _order(rng: Random) -> Iterator[Delivery]:
             lines.pop(rng.randrange(len(lines)))
         for line in lines:
             line["quantity"] = rng.randint(1, 9)
-        codes = [{"code": f"C{i}", "amount": amount(rng), "type": "fixed_amount"} for i in range(rng.randint(0, 2))]
+        codes = [
+            {"code": f"C{i}", "amount": amount(rng), "type": "fixed_amount"} for i in range(rng.randint(0, 2))
+        ]
         body = {
             "id": identity, "name": f"#{number}", "email": f"{identity}@example.com", "note": text(rng),
             "created_at": at(0, "offset"), "updated_at": at(moment, "offset"), "total_price": amount(rng),
@@ -114,7 +128,9 @@ def _order(rng: Random) -> Iterator[Delivery]:
             body = without(body, "line_items", "email")  # a subscription with chosen fields
         topic = "orders/create" if number == 0 else "orders/updated"
         triggered = at(moment + 0.123456789 + number / 1000, "nano")
-        yield _shopify(rng, topic, body, triggered, _shopify_row("orders", (str(identity),), body, triggered, _ORDER_LISTS))
+        yield _shopify(
+            rng, topic, body, triggered, _shopify_row("orders", (str(identity),), body, triggered, _ORDER_LISTS)
+        )
         if rng.random() < 0.2:  # paid in the same second: the later trigger wins
             body = {**body, "name": "paid", "total_price": amount(rng)}
             triggered = at(moment + 0.3 + number / 1000, "nano")
@@ -137,7 +153,9 @@ def _product(rng: Random) -> Iterator[Delivery]:
         if rng.random() < 0.2:  # more of them than are sent
             body["variants"] = variants[:-1]
         triggered = at(moment + rng.random(), "nano")
-        facts = _shopify_row("products", (str(identity),), body, triggered, {"variants": ("product_variants", "id")})
+        facts = _shopify_row(
+            "products", (str(identity),), body, triggered, {"variants": ("product_variants", "id")}
+        )
         yield _shopify(rng, "products/update", body, triggered, facts)
     if rng.random() < 0.2:
         yield _shopify_gone(rng, "products/delete", identity, moment + 1, ["products", "product_variants"])
@@ -151,7 +169,9 @@ def _customer(rng: Random) -> Iterator[Delivery]:
             "total_spent": amount(rng), "orders_count": rng.randrange(9), "updated_at": at(moment, "offset"),
         }  # fmt: skip
         triggered = at(moment + rng.random(), "nano")
-        yield _shopify(rng, "customers/update", body, triggered, _shopify_row("customers", (str(identity),), body, triggered))
+        yield _shopify(
+            rng, "customers/update", body, triggered, _shopify_row("customers", (str(identity),), body, triggered)
+        )
     if rng.random() < 0.3:
         yield _shopify_gone(rng, "customers/delete", identity, moment + 1, ["customers"])
 
@@ -177,7 +197,13 @@ def shopify(rng: Random) -> Iterator[Delivery]:
 
 
 def _stripe(
-    rng: Random, type_: str, body: Body, seconds: float, table: str, rank: int, child: tuple[str, str, str] | None = None
+    rng: Random,
+    type_: str,
+    body: Body,
+    seconds: float,
+    table: str,
+    rank: int,
+    child: tuple[str, str, str] | None = None,
 ) -> Delivery:
     """One event: its clock is its `created`; `rank` is how far the object is in its life."""
     when = at(seconds, "epoch")
@@ -314,7 +340,13 @@ def _woo_life(
 
 def _woo_order(rng: Random) -> Body:
     lines = [
-        {"id": i, "name": text(rng), "quantity": rng.randint(1, 9), "total": amount(rng), "price": Number("12.3456789")}
+        {
+            "id": i,
+            "name": text(rng),
+            "quantity": rng.randint(1, 9),
+            "total": amount(rng),
+            "price": Number("12.3456789"),
+        }
         for i in rng.sample(range(1, 6), rng.randint(0, 4))
     ]
     return {

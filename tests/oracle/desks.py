@@ -24,8 +24,8 @@ from tests.oracle.values import At, Money, Number, Ref, at, dumps
 def _zendesk(rng: Random, what: str, when: At, detail: Body, facts: list[Fact], event: Any = None) -> Delivery:
     body = {
         "type": f"zen:event-type:{what}", "account_id": 1, "id": str(uuid.UUID(int=rng.getrandbits(128))),
-        "time": when, "zendesk_event_version": "2022-11-06", "subject": f"zen:{what.partition('.')[0]}:{detail['id']}",
-        "detail": detail, "event": event or {},
+        "time": when, "zendesk_event_version": "2022-11-06", "detail": detail,
+        "subject": f"zen:{what.partition('.')[0]}:{detail['id']}", "event": event or {},
     }  # fmt: skip
     return Delivery("zendesk", "zendesk", dumps(body), {}, tuple(facts))
 
@@ -80,7 +80,11 @@ def _zendesk_plain(rng: Random) -> Iterator[Delivery]:
     identity, moment = str(big(rng)), 0.0
     for moment in steps(rng, 4):
         detail = {"id": identity, "external_id": text(rng), "created_at": at(0), "updated_at": at(moment)}
-        extra = {"email": text(rng), "role": "agent"} if noun == "user" else {"name": text(rng), "shared_tickets": True}
+        extra = (
+            {"email": text(rng), "role": "agent"}
+            if noun == "user"
+            else {"name": text(rng), "shared_tickets": True}
+        )
         detail |= extra
         when = at(moment + 0.5, "nano")
         facts = [Fact(f"zendesk_{noun}s", "row", (identity,), when.ns, values=detail)]
@@ -120,7 +124,9 @@ def _conversation(rng: Random) -> Iterator[Delivery]:
         moment += rng.choice((0, 1, 500))
         updated = at(moment + number, "epoch")
         known += [{"id": str(big(rng)), "type": "conversation_part"} for _ in range(rng.randint(0, 2))]
-        shown = [{**part, "body": text(rng), "created_at": updated} for part in rng.sample(known, min(2, len(known)))]
+        shown = [
+            {**part, "body": text(rng), "created_at": updated} for part in rng.sample(known, min(2, len(known)))
+        ]
         item = {
             "type": "conversation", "id": identity, "created_at": at(0, "epoch"), "updated_at": updated,
             "open": True, "state": "open", "title": text(rng), "admin_assignee_id": Ref(77),
@@ -133,7 +139,16 @@ def _conversation(rng: Random) -> Iterator[Delivery]:
         if shown:
             rows = members("conversation_id", identity, shown, "id")
             facts.append(
-                Fact("intercom_conversation_parts", "set", (identity,), when, tie, number, members=rows, complete=False)
+                Fact(
+                    "intercom_conversation_parts",
+                    "set",
+                    (identity,),
+                    when,
+                    tie,
+                    number,
+                    members=rows,
+                    complete=False,
+                )
             )
         yield _intercom(rng, "conversation.user.replied", moment, item, facts)
     if rng.random() < 0.3:
@@ -194,8 +209,9 @@ def _company(rng: Random) -> Iterator[Delivery]:
     identity = f"{rng.getrandbits(96):024x}"
     for moment in steps(rng, 4):
         item = {
-            "type": "company", "id": identity, "name": text(rng), "created_at": at(0, "epoch"), "session_count": 3,
-            "updated_at": at(moment, "epoch"), "monthly_spend": Number("12345678901234567.89"), "plan": {"name": "x"},
+            "type": "company", "id": identity, "name": text(rng), "created_at": at(0, "epoch"), "size": 3,
+            "updated_at": at(moment, "epoch"), "monthly_spend": Number("12345678901234567.89"),
+            "plan": {"name": "x"},
         }  # fmt: skip
         when, tie = _clock(moment, item["updated_at"])
         facts = [Fact("intercom_companies", "row", (identity,), when, tie, values=item)]
@@ -236,7 +252,7 @@ def meta(rng: Random) -> Iterator[Delivery]:
 
 
 def google_ads(rng: Random) -> Iterator[Delivery]:
-    """A lead; test leads all have one id, and the newest of them stays. Some leads have no time but the receipt's."""
+    """A lead; test leads all have one id, and the newest stays. Some leads have no time but the receipt's."""
     test = rng.random() < 0.03
     lead = "TeSter-123-AbCdEf" if test else f"Cjw{rng.getrandbits(128):032x}"
     when = at(rng.randrange(10**6)) if test or rng.random() < 0.8 else None
@@ -280,7 +296,10 @@ def erp(rng: Random) -> Iterator[Delivery]:
     """One order's life."""
     identity, last = big(rng), False
     for moment in steps(rng, 5):
-        items = [{"sku": f"S-{i}", "price": amount(rng), "note": text(rng)} for i in rng.sample(range(9), rng.randint(0, 5))]
+        items = [
+            {"sku": f"S-{i}", "price": amount(rng), "note": text(rng)}
+            for i in rng.sample(range(9), rng.randint(0, 5))
+        ]
         last = rng.random() < 0.1
         order = {
             "id": identity, "total": amount(rng), "rate": Number("0.1000000000000000055511151231257827"),

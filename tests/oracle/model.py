@@ -76,7 +76,9 @@ class Model:
         self._rows: dict[str, dict[Key, list[Told]]] = defaultdict(lambda: defaultdict(list))
         self._sets: dict[str, dict[Key, list[Told]]] = defaultdict(lambda: defaultdict(list))
 
-    def tell(self, facts: Iterable[Fact], *, source: str, received: int, spread: int = 1, test: bool = False) -> None:
+    def tell(
+        self, facts: Iterable[Fact], *, source: str, received: int, spread: int = 1, test: bool = False
+    ) -> None:
         """Learn what one delivery said, and the number it was answered with."""
         for fact in facts:
             told = Told(fact, fact.version(received), source, spread, test)

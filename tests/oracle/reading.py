@@ -61,7 +61,9 @@ def postgres_tables(dsn: str, schema: str) -> dict[str, list[Row]]:
 
 def differences(model: Model, tables: Mapping[str, list[Row]]) -> list[str]:
     """Everything that is not as it must be, a sentence each; empty when all is well."""
-    found = [f"{table}: unexpected, with {len(tables[table])} rows" for table in sorted(tables.keys() - model.tables())]
+    found = [
+        f"{table}: unexpected, with {len(tables[table])} rows" for table in sorted(tables.keys() - model.tables())
+    ]
     for table in sorted(model.tables()):
         found += _table(model, table, tables.get(table, []))
     return found

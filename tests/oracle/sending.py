@@ -8,10 +8,9 @@ import hashlib
 import hmac
 import http.client
 import json
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.oracle.model import Fact
@@ -70,7 +69,7 @@ SIGN: Mapping[str, Callable[[str, bytes], Headers]] = {
     "intercom": lambda secret, body: {"X-Hub-Signature": "sha1=" + _mac(secret, body, "sha1").hex()},
     "meta": lambda secret, body: {"X-Hub-Signature-256": "sha256=" + _mac(secret, body).hex()},
     "custom": lambda secret, body: {"X-Signature": _mac(secret, body).hex()},
-    "google_ads": lambda secret, body: {},
+    "google_ads": lambda _secret, _body: {},
 }
 
 
@@ -109,9 +108,7 @@ class Sender:
 
     def post(self, deliveries: Iterable[Delivery], while_: Callable[[], object] | None = None) -> None:
         """Send all of them; `while_` runs beside, from when the first are under way."""
-        waiting: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        for delivery in deliveries:
-            waiting.put(delivery)
+        waiting = iter(deliveries)
         hands = [threading.Thread(target=self._work, args=(waiting,)) for _ in range(self.threads)]
         for hand in hands:
             hand.start()
@@ -123,12 +120,12 @@ class Sender:
                 hand.join(self.patience_s + 30)
         assert self.refusals == []
 
-    def _work(self, waiting: queue.SimpleQueue[Delivery]) -> None:
+    def _work(self, waiting: Iterator[Delivery]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         while not self.refusals:
-            try:
-                delivery = waiting.get_nowait()
-            except queue.Empty:
+            with self._lock:
+                delivery = next(waiting, None)
+            if delivery is None:
                 break
             try:
                 self._deliver(connection, delivery)

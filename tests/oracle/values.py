@@ -17,9 +17,13 @@ _RAW_NUMBER = re.compile(r'"@(-?[0-9.]+)@"')
 class Money(str):
     """An amount as text; equal amounts need not be equal text."""
 
+    __slots__ = ()
+
 
 class Number(str):
     """A JSON number with more digits than a float holds."""
+
+    __slots__ = ()
 
 
 class Ref(int):
@@ -44,7 +48,13 @@ class At:
             return seconds
         east = dt.timedelta(hours=2) if self.form == "offset" else dt.timedelta(0)
         text = f"{EPOCH + dt.timedelta(seconds=seconds) + east:%Y-%m-%dT%H:%M:%S}"
-        zone = {"iso": "Z", "offset": "+02:00", "bare": "", "nano": f".{rest:09d}Z", "milli": f".{rest:09d}"[:4] + "Z"}
+        zone = {
+            "iso": "Z",
+            "offset": "+02:00",
+            "bare": "",
+            "nano": f".{rest:09d}Z",
+            "milli": f".{rest:09d}"[:4] + "Z",
+        }
         return text + zone[self.form]
 
     def moment(self) -> dt.datetime:

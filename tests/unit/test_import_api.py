@@ -114,10 +114,13 @@ def test_key_text_that_is_not_plain_digits_stays_text(server: ImportServer, make
 
 def test_columns_of_the_protocol_s_name_move_aside_without_meeting(server: ImportServer, make: Make) -> None:
     spec = TableSpec("shop_locks", ("keys",), (), {})
-    make().deliver(Batch(spec, [item({"keys": "k", "keys_": "other", "_relay_version": "forged"})]))
+    make().deliver(
+        Batch(spec, [item({"keys": "k", "keys_": "other", "_relay_version": "x", "_relay_deleted_at": "x"})])
+    )
     row = server.rows("shop_locks")[0]
     assert (row["keys"], row["keys_"], row["keys__"]) == (["keys_"], "k", "other")
     assert row["_relay_version"] == version()
+    assert "_relay_deleted_at" not in row
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_a_batch_over_the_api_s_5_mb_is_halved_before_it_travels_and_one_record_
 ) -> None:
     big = [item({"id": str(n), "text": "x" * 2_600_000}) for n in range(2)]
     assert isinstance(failure(make(), orders(*big)), Permanent)
-    assert server.posts == []
+    assert server.requests == []
     assert make().deliver(orders(big[0])) == [STORED]
 
 

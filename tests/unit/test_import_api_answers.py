@@ -256,6 +256,7 @@ def test_a_status_of_refusal_stands_though_its_body_breaks_off(server: ImportSer
         f'{{"code":400,"request":{{"url":"/data?apikey={KEY}&x=1"}}}}',
         f"<html><a href='/data?apikey={KEY}'>{KEY}</a></html>",
         "x" * 490 + KEY,
+        "long words " * 1000,
         f"\x00{KEY}\r\n",
     ],
 )

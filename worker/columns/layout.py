@@ -8,7 +8,9 @@ from typing import Final
 
 import msgspec
 
+from relay.errors import Permanent
 from relay.records import Type
+from worker.destination import TableSpec
 
 #: Type of a sibling column in the catalogue, beside those of `relay.records.Type`.
 MISFIT: Final = "misfit"
@@ -75,6 +77,37 @@ class Layout:
         column = self.by_source.get(wanted.source)
         is_int = column is not None and column.kind == Type.INT
         return is_int and wanted.kind == Type.NUMBER and wanted.source not in self.siblings
+
+    def column_for(self, wanted: Wanted, taken: Collection[str], dialect: Dialect) -> Column:
+        """A new column: the wanted one, or a sibling where the column is there and does not take its values.
+
+        Args:
+            wanted: what is lacking.
+            taken: names of all columns that the table has, the users' own among them.
+            dialect: decides which names are the same.
+        """
+        folded = {dialect.fold(name) for name in (*taken, *(c.name for c in self.columns))}
+        if (known := self.by_source.get(wanted.source)) is not None:
+            return Column(wanted.source, sql_name(known.name, folded, dialect, "__text"), MISFIT)
+        return Column(wanted.source, sql_name(wanted.source, folded, dialect), wanted.kind)
+
+
+def first_columns(spec: TableSpec, dialect: Dialect) -> list[Column]:
+    """The columns with which a table is made: its key and all that is declared."""
+    columns: list[Column] = []
+    for source in dict.fromkeys([*spec.key, *spec.columns]):
+        taken = {dialect.fold(column.name) for column in columns}
+        columns.append(Column(source, sql_name(source, taken, dialect), kind_of(spec.columns.get(source, "id"))))
+    return columns
+
+
+def foreign_table(table: str, where: str) -> Permanent:
+    """The refusal to write to a table that is not ours."""
+    return Permanent(
+        f"table {table} exists in {where} and was not made by the relay: "
+        "rename it or choose another place for the relay's tables",
+        reason="foreign_table",
+    )
 
 
 def quoted(name: str) -> str:

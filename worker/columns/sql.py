@@ -44,11 +44,18 @@ def whole_rows(layout: Layout, key: Sequence[str], present: Sequence[str]) -> st
 
 def tombstones(key: Sequence[str]) -> str:
     """How an `INSERT INTO … AS t` of tombstones ends: what the row holds is kept."""
-    sets = [f"{name} = excluded.{name}" for name in RELAY[:-1]]
     return (
-        f"ON CONFLICT ({listed(key)}) DO UPDATE SET {', '.join(sets)}, _relay_data_version = "
-        "CASE WHEN t._relay_deleted_at IS NULL THEN t._relay_version ELSE t._relay_data_version END "
-        "WHERE t._relay_version <= excluded._relay_version"
+        f"ON CONFLICT ({listed(key)}) DO UPDATE SET {tombstone_cells('excluded.')}, "
+        "_relay_received_at = excluded._relay_received_at WHERE t._relay_version <= excluded._relay_version"
+    )
+
+
+def tombstone_cells(of: str) -> str:
+    """What a tombstone makes of a row `t`, but for the receipt; `of` is the tombstone's prefix."""
+    same = ("_relay_source", "_relay_event", "_relay_version", "_relay_deleted_at", "_relay_test")
+    return ", ".join(f"{name} = {of}{name}" for name in same) + (
+        ", _relay_data_version = "
+        "CASE WHEN t._relay_deleted_at IS NULL THEN t._relay_version ELSE t._relay_data_version END"
     )
 
 

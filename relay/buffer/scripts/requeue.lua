@@ -4,12 +4,12 @@
 -- KEYS  1 events, 2 refs, 3 ledger, 4 bytes, 5 lanes, 6 quarantine, 7 dead, 8 deadcount, then as the plan names
 -- ARGV  1 plan (msgpack), 2 blob
 --   plan    {source, arrival, routes, ledger fields -> n, fields of dead letters to drop}
---   routes  {queue key, lane key, sources key, lane}
+--   routes  {queue key, lane key, sources key, lane, 1 where it may wait already (the archive)}
 -- Returns  1 queued; 0 it still waits in one of the lanes, so nothing was done
 local plan = cmsgpack.unpack(ARGV[1])
 local source, arrival = plan[1], plan[2]
 for _, route in ipairs(plan[3]) do
-  if redis.call("ZSCORE", KEYS[route[1]], arrival) then return 0 end
+  if route[5] == 0 and redis.call("ZSCORE", KEYS[route[1]], arrival) then return 0 end
 end
 local time = redis.call("TIME")
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -28,11 +28,10 @@ for _, field in ipairs(plan[5]) do
   end
 end
 for _, route in ipairs(plan[3]) do
-  redis.call("ZADD", KEYS[route[1]], now, arrival)
+  holders = holders + redis.call("ZADD", KEYS[route[1]], now, arrival)
   redis.call("SADD", KEYS[route[3]], source)
   redis.call("SADD", KEYS[5], route[4])
   redis.call("HSETNX", KEYS[route[2]], "until", 0)
-  holders = holders + 1
 end
 for field, n in pairs(plan[4]) do redis.call("HINCRBY", KEYS[3], field, n) end
 local grown = -old

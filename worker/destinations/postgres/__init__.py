@@ -1,0 +1,266 @@
+"""PostgreSQL: batches are copied into a temporary table and merged with one `INSERT … ON CONFLICT`.
+
+One transaction a batch, nothing kept in the session between two (so PgBouncer's transaction pooling is safe), no
+dependence on the server's time zone. A table's shape is remembered in `_relay_tables` and `_relay_columns` and
+checked by its revision inside each transaction, under a lock that a change of shape waits for: a process that
+does not know a new column yet cannot leave an old value in it.
+
+https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT
+https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""
+# ruff: noqa: S608 - names go through quoted(), values through psycopg.sql.quote or COPY
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from psycopg import errors
+
+from relay.errors import Transient
+from relay.records import Type, version_instant
+from worker.columns import sql
+from worker.columns.copytext import column_text, copy_text
+from worker.columns.layout import Layout, quoted
+from worker.columns.values import instant_text
+from worker.columns.work import Part, Work
+from worker.destination import SUPERSEDED, Batch, Destination, Limits, TableInfo, TableSpec, Verdict
+from worker.destinations.postgres.session import PostgresSettings, Session
+from worker.destinations.postgres.tables import DIALECT, TYPES, Tables
+
+# What is staged of each row beside its data. The receipt is worked out of the arrival number by the server.
+_STAGED: Final = (
+    '_relay_n integer, _relay_source text, _relay_event text, _relay_version text COLLATE "C", '
+    "_relay_deleted_at timestamptz, _relay_test boolean"
+)
+_RECEIVED: Final = "timestamptz 'epoch' + i._relay_event::float8 * interval '1 microsecond'"
+#: How often a batch starts anew because the table changed under it.
+_ATTEMPTS: Final = 5
+
+
+class _Changed(Exception):
+    """The table is no longer what the layout says."""
+
+
+class Postgres(Destination):
+    """Tables in one schema of a PostgreSQL database, version 11 or later."""
+
+    Settings = PostgresSettings
+    keeps_deleted = True
+    limits = Limits(records=5000, body_bytes=16 * 1024 * 1024)
+
+    def __init__(self, name: str, settings: PostgresSettings, data_dir: Path) -> None:
+        super().__init__(name, settings, data_dir)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._layouts: dict[str, Layout] = {}
+        self._session.committing = False
+
+    def __repr__(self) -> str:
+        return f"<postgres {self.name}>"
+
+    # --- the contract -------------------------------------------------------------------------------
+
+    def deliver(self, batch: Batch) -> list[Verdict]:
+        """Apply a batch in one transaction; see the contract."""
+        with self._session.translated():
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._apply(batch)
+                except _Changed:
+                    self._layouts.pop(batch.table.name, None)
+                except (errors.UndefinedTable, errors.UndefinedColumn):
+                    self._session.rollback()
+                    self._extend(batch.table, [])
+        raise Transient(f"the table {batch.table.name} changes faster than it can be written")
+
+    def ping(self) -> None:
+        """Raise unless the server takes writes."""
+        with self._session.translated():
+            (read_only,) = self._session.run("SHOW transaction_read_only").fetchone() or ("on",)
+        if read_only != "off":
+            raise Transient("the server is read-only: it may be a standby", reason="read_only")
+
+    def tables(self) -> list[TableInfo]:
+        """The tables in the catalogue; counts are exact, so this reads each table."""
+        with self._session.translated():
+            if not self._session.has_catalogue():
+                return []
+            rows = self._session.run(
+                f"SELECT table_name, sql_name FROM {self._session.at('_relay_tables')} ORDER BY 1"
+            ).fetchall()
+            return [self._info(name, table) for name, table in rows]
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _info(self, name: str, table: str) -> TableInfo:
+        counts = self._session.run(
+            "SELECT count(*) FILTER (WHERE _relay_deleted_at IS NULL), count(_relay_deleted_at), "
+            "to_char(max(_relay_received_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
+            f"FROM {self._session.at(table)}"
+        ).fetchone() or (0, 0, None)
+        layout = self._read(name)
+        columns = {c.name: _TYPES[c.kind] for c in layout.columns} if layout else {}
+        return TableInfo(name, *counts, columns)
+
+    # --- one batch ----------------------------------------------------------------------------------
+
+    def _apply(self, batch: Batch) -> list[Verdict]:
+        spec, work = batch.table, Work(batch)
+        layout = self._layout(spec)
+        while wanted := work.fit(layout, DIALECT):
+            layout = self._extend(spec, wanted)
+        self._begin(spec, layout)
+        stale = self._mark_sets(work)
+        self._upsert_rows(work, layout, stale)
+        self._upsert_gones(work, layout)
+        self._delete_strangers(work, layout, stale)
+        self._session.committing = True
+        self._session.run("COMMIT")
+        return work.verdicts
+
+    def _begin(self, spec: TableSpec, layout: Layout) -> None:
+        """Open the transaction; a change of the table's shape waits for it from here on.
+
+        Raises:
+            _Changed: the shape changed before.
+        """
+        cursor = self._session.run(
+            f"{self._session.opening()} LOCK TABLE {self._session.at(layout.table)} IN ROW EXCLUSIVE MODE; "
+            f"SELECT revision FROM {self._session.at('_relay_tables')} WHERE table_name = {self._session.quote(spec.name)}"
+        )
+        while cursor.nextset():
+            pass
+        if cursor.fetchone() != (layout.revision,):
+            self._session.rollback()
+            raise _Changed
+
+    def _opening(self) -> str:
+        return (
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; "
+            f"SET LOCAL statement_timeout = {int(self.settings.statement_timeout_s * 1000)};"
+        )
+
+    def _mark_sets(self, work: Work) -> set[int]:
+        """Settle the sets against the newest complete ones; returns the places of those that came too late."""
+        sets = {n: work.items[n] for n in work.parents.owners}
+        if not sets:
+            return set()
+        # A marker's row lock orders the complete sets of one parent. An incomplete set writes none, so it waits
+        # for the sets of this table that are under way, and they for it.
+        mode = "_shared" if all(item.complete for item in sets.values()) else ""
+        self._session.run(
+            f"SELECT pg_advisory_xact_lock{mode}({self._session.lock_of('sets of ' + work.spec.name)})"
+        )
+        newest: dict[str, str] = {}
+        for item in sets.values():
+            if item.complete:
+                newest[item.key] = max(item.version, newest.get(item.key, ""))
+        others = [item.key for item in sets.values() if item.key not in newest]
+        marks, table = self._session.at("_relay_sets"), self._session.quote(work.spec.name)
+        keys, versions = self._session.quote(list(newest)), self._session.quote(list(newest.values()))
+        markers = dict(
+            self._session.run(
+                f"INSERT INTO {marks} AS s SELECT {table}, k, v FROM unnest({keys}::text[], {versions}::text[]) "
+                "AS u(k, v) ORDER BY k ON CONFLICT (table_name, parent_key) DO UPDATE "
+                "SET version = greatest(s.version, excluded.version) RETURNING parent_key, version"
+            ).fetchall()
+            + self._session.run(
+                f"SELECT parent_key, version FROM {marks} "
+                f"WHERE table_name = {table} AND parent_key = ANY({self._session.quote(others)}::text[])"
+            ).fetchall()
+        )
+        stale = {n for n, item in sets.items() if item.version < markers.get(item.key, "")}
+        for n in stale:
+            work.verdicts[n] = SUPERSEDED
+        return stale
+
+    def _upsert_rows(self, work: Work, layout: Layout, stale: set[int]) -> None:
+        order = work.order(work.rows, layout, DIALECT, stale)
+        if not order:
+            return
+        key, present = layout.names(work.spec.key), list(work.rows.columns)
+        self._stage("_relay_rows", work, work.rows, order)
+        beneath = "CASE WHEN i._relay_deleted_at IS NOT NULL THEN i._relay_version END"
+        done = self._insert("_relay_rows", layout, present, beneath, sql.whole_rows(layout, key, present))
+        if done == len(order):
+            return
+        late = sql.beneath(layout, key, present, lambda name: f"i.{quoted(name)}", "FROM pg_temp._relay_rows AS i")
+        self._session.run(f"UPDATE {self._session.at(layout.table)} AS t {late}")
+        self._supersede(work, work.rows, layout, "_relay_rows")
+
+    def _upsert_gones(self, work: Work, layout: Layout) -> None:
+        order = work.order(work.gones, layout, DIALECT)
+        if not order:
+            return
+        key = layout.names(work.spec.key)
+        self._stage("_relay_gones", work, work.gones, order)
+        if self._insert("_relay_gones", layout, key, "''", sql.tombstones(key)) != len(order):
+            self._supersede(work, work.gones, layout, "_relay_gones")
+
+    def _insert(self, stage: str, layout: Layout, names: Sequence[str], data_version: str, conflict: str) -> int:
+        """Merge staged rows; returns how many were written. The stage is read in the order of its filling."""
+        listed = sql.listed(names)
+        return self._session.run(
+            f"INSERT INTO {self._session.at(layout.table)} AS t ({listed}, {sql.listed(sql.RELAY)}) "
+            f"SELECT {listed}, i._relay_source, i._relay_event, i._relay_version, {_RECEIVED}, "
+            f"i._relay_deleted_at, i._relay_test, {data_version} FROM pg_temp.{stage} AS i {conflict}"
+        ).rowcount
+
+    def _supersede(self, work: Work, part: Part, layout: Layout, stage: str) -> None:
+        """Mark records of a version that the table does not hold: a newer one was there."""
+        rows = self._session.run(
+            f"SELECT i._relay_n FROM pg_temp.{stage} AS i JOIN {self._session.at(layout.table)} AS t "
+            f"ON {_match(layout.names(work.spec.key))} "
+            "WHERE (i._relay_version IN (t._relay_version, t._relay_data_version)) IS NOT TRUE"
+        ).fetchall()
+        for (n,) in rows:
+            if work.items[part.owners[n]].members is None:
+                work.verdicts[part.owners[n]] = SUPERSEDED
+
+    def _delete_strangers(self, work: Work, layout: Layout, stale: set[int]) -> None:
+        """Mark rows that a complete set does not name: those that it names are as new as the set by now."""
+        part = work.parents
+        sets = [n for n, owner in enumerate(part.owners) if owner not in stale and work.items[owner].complete]
+        if not sets:
+            return
+        self._stage("_relay_parents", work, part, sets)
+        self._session.run(
+            f"UPDATE {self._session.at(layout.table)} AS t SET {sql.tombstone_cells('i.')}, "
+            f"_relay_received_at = {_RECEIVED} FROM pg_temp._relay_parents AS i "
+            f"WHERE {_match(layout.names(work.spec.parent))} AND t._relay_version < i._relay_version"
+        )
+
+    def _stage(self, name: str, work: Work, part: Part, order: Sequence[int]) -> None:
+        """Copy rows of a part into a temporary table."""
+        items = [work.items[owner] for owner in part.owners]
+        gone = [None if i.op == "row" else instant_text(version_instant(i.version)) for i in items]
+        if part is work.rows:
+            gone = [text if item.op == "full_gone" else None for text, item in zip(gone, items, strict=True)]
+        fields = [
+            list(map(str, range(len(items)))),
+            column_text(Type.TEXT, [item.source for item in items]),
+            [item.event for item in items],
+            [item.version for item in items],
+            column_text(Type.INSTANT, gone),
+            column_text(Type.BOOL, [item.test for item in items]),
+            *(column_text(part.kinds[column], values) for column, values in part.columns.items()),
+        ]
+        types = "".join(f", {quoted(column)} {_TYPES[kind]}" for column, kind in part.kinds.items())
+        self._session.run(f"CREATE TEMP TABLE {name} ({_STAGED}{types}) ON COMMIT DROP")
+        with (
+            self._session.open().cursor() as cursor,
+            cursor.copy(f"COPY pg_temp.{name} FROM STDIN".encode()) as copy,
+        ):
+            copy.write(copy_text(fields, order))
+
+
+def _match(names: Sequence[str]) -> str:
+    return " AND ".join(f"t.{quoted(name)} = i.{quoted(name)}" for name in names)
+
+
+destination = Postgres
