@@ -39,6 +39,8 @@ lock: ## pin the newest releases that pyproject.toml allows
 		--group build pyproject.toml -o requirements.lock
 	@.venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--group build --group test -c requirements.lock pyproject.toml -o requirements-test.lock
+	@printf 'gunicorn-h1c\n' | .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --no-deps --no-header - \
+		-o requirements-fast.lock
 	@rm -rf .venv-lock
 
 clean: ## remove what was installed and built; data in .relay stays

@@ -1,3 +1,4 @@
+# ruff: noqa: INP001, UP036 - a script that is run by itself, also by a Python that is too old
 """Makes `.venv` and installs exactly what a lock names; standard library only, for `make`.
 
 Usage: python3 deploy/install.py LOCK
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed"
+FAST = "requirements-fast.lock"
 
 
 def fail(sentence: str) -> None:
@@ -55,7 +57,7 @@ def main(lock: str) -> None:
     """Install the lock, then the project itself."""
     check_platform()
     wanted = hashlib.sha256()
-    for name in (lock, "pyproject.toml"):
+    for name in (lock, FAST, "pyproject.toml"):
         wanted.update((ROOT / name).read_bytes())
     wanted.update(str(ROOT).encode())
     mark = f"{lock} {wanted.hexdigest()}"
@@ -65,12 +67,16 @@ def main(lock: str) -> None:
     quiet = ["--quiet", "--disable-pip-version-check", "--no-input"]
     print(f"installing {lock} into .venv …", flush=True)  # noqa: T201 - progress of a script
     try:
-        subprocess.run([*pip, "install", *quiet, "--require-hashes", "-r", str(ROOT / lock)], check=True)  # noqa: S603
-        subprocess.run(  # noqa: S603
-            [*pip, "install", *quiet, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True
-        )
+        for what in (["--require-hashes", "-r", lock], ["--no-deps", "--no-build-isolation", "-e", "."]):
+            subprocess.run([*pip, "install", *quiet, *what], check=True, cwd=ROOT)  # noqa: S603
     except subprocess.CalledProcessError:
-        fail("the installation failed; pip's words stand above. It needs the package index once, and a few 100 MB.")
+        fail(
+            "the installation failed; pip's words stand above. It needs the package index once, and a few 100 MB."
+        )
+    # Sources only: where there is no compiler, gunicorn parses HTTP in Python, which is slower and not wrong.
+    fast = [*pip, "install", *quiet, "--no-build-isolation", "--require-hashes", "-r", FAST]
+    if subprocess.run(fast, check=False, capture_output=True, cwd=ROOT).returncode != 0:  # noqa: S603
+        print("no C compiler: gunicorn will parse HTTP in Python (slower)", flush=True)  # noqa: T201
     known = STAMP.read_text().splitlines() if STAMP.exists() else []
     STAMP.write_text("\n".join([*(k for k in known if not k.startswith(f"{lock} ")), mark]) + "\n")
 

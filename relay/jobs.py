@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from relay import intake
 from relay.buffer.failures import Failure, Failures
+from relay.buffer.lanes import lane_states
 from relay.errors import IntakeError, MappingFailed
 from relay.intake import Source
 from relay.records import Codec, Event, Packed, Request
@@ -54,6 +55,51 @@ def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, S
         queued = failures.requeue(source.name, arrival, mapped.blob, mapped.lanes, counts, letters, source.schemas)
         (again.queued if queued else again.waiting).extend(ids)
     return again
+
+
+#: Events sent again before the lanes are looked at, and how many may wait in them before a replay goes on.
+_STEP, _BACKLOG = 200, 1_000
+
+
+def replay(
+    failures: Failures,
+    events: Iterable[tuple[str, Packed]],
+    sources: Mapping[str, Source],
+    *,
+    breathe: Callable[[], None],
+) -> Again:
+    """Send archived events through the mapping as it is now, slower than live traffic.
+
+    Args:
+        failures: the buffer's.
+        events: arrival numbers and events, oldest first.
+        sources: as configured now.
+        breathe: called after every few events; returns when there is room.
+    """
+    again, codec = Again([], [], {}), Codec()
+    for done, (arrival, packed) in enumerate(events):
+        if done % _STEP == 0:
+            breathe()
+        source = sources.get(packed.meta.source)
+        if source is None:
+            again.failed[arrival] = f"there is no source {packed.meta.source} any more"
+            continue
+        try:
+            mapped = remapped(source, packed, codec)
+        except IntakeError as error:
+            again.failed[arrival] = str(error)
+            continue
+        queued = failures.requeue(
+            source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, [], source.schemas
+        )
+        (again.queued if queued else again.waiting).append(arrival)
+    return again
+
+
+def room(failures: Failures) -> bool:
+    """Whether the lanes are short enough for a replay to go on."""
+    states = lane_states(failures.client)
+    return sum(int(state["waiting"]) for state in states.values()) < _BACKLOG
 
 
 class Remapped(msgspec.Struct):

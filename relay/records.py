@@ -219,6 +219,7 @@ def arrival_instant(arrival: str) -> dt.datetime:
 
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_FIRST: Final = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 _LAST: Final = dt.datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=dt.UTC)
 
 
@@ -227,7 +228,7 @@ def instant_of_ns(ns: int) -> dt.datetime:
     try:
         return _EPOCH + dt.timedelta(microseconds=ns // 1000)
     except OverflowError:
-        return _LAST
+        return _LAST if ns > 0 else _FIRST
 
 
 _FRACTION: Final = re.compile(r"\.(\d+)")

@@ -42,10 +42,10 @@ def valkey_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def redis_url(valkey_url: str) -> Iterator[str]:
+def redis_url(valkey_url: str) -> str:
     """The session's Valkey, empty."""
     with redis.Redis.from_url(valkey_url) as client:
         client.flushall()
         client.script_flush()
         client.config_set("maxmemory", "0")
-    yield valkey_url
+    return valkey_url

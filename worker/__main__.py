@@ -1,6 +1,6 @@
 """`python -m worker`: RQ workers on this machine, and the ticker that looks after lanes.
 
-`python -m worker check` and `… tables` answer for `relay check` and `relay tables`, which have no destinations.
+`python -m worker VERB` answers what `relay` asks of the half that has destinations and the archive.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -34,6 +34,7 @@ _STOP_S: Final = 60.0
 _REDIS_TIMEOUT_S: Final = 30.0
 _fork: Final = multiprocessing.get_context("fork")
 _VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
+_STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {"events": jobs.events}
 log = telemetry.logger("worker")
 
 
@@ -176,14 +177,18 @@ def _await_redis(watch: Watch, signals: _Signals) -> None:
             return
 
 
-def main(verb: str = "") -> int:
-    """Serve, or answer one question (`check`, `tables`) as JSON; returns the exit code."""
+def main(verb: str = "", *args: str) -> int:
+    """Serve, or answer one question as JSON; returns the exit code."""
     try:
         config = load_from_environment()
         telemetry.setup(config.settings.log_format, config.settings.log_level)
         if not verb:
             return run(config)
-        sys.stdout.write(json.dumps(_VERBS[verb](config)))
+        if verb in _STREAMS:
+            for value in _STREAMS[verb](config, *args):
+                sys.stdout.write(json.dumps(value) + "\n")
+        else:
+            sys.stdout.write(json.dumps(_VERBS[verb](config)))
     except ConfigInvalid as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -191,4 +196,4 @@ def main(verb: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2]))
+    sys.exit(main(*sys.argv[1:]))

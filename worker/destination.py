@@ -122,7 +122,8 @@ class TableInfo(msgspec.Struct, frozen=True):
 class Settings(BaseModel):
     """What every destination's block in `relay.yaml` may say."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A value may be a secret, so that no error may repeat it.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     kind: str
     lanes: int = 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -19,7 +20,7 @@ from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import Bell
 from relay.errors import ConfigInvalid, DeliveryError
-from worker.archive import Archive
+from worker.archive import Archive, Wanted
 from worker.delivery import Courier
 from worker.destination import Destination
 from worker.drain import Deliver, Pace
@@ -113,6 +114,18 @@ def tables(config: Config) -> dict[str, Any]:
         finally:
             destination.close()
     return found
+
+
+def events(config: Config, wanted: str) -> Iterator[dict[str, str]]:
+    """Archived events, oldest first.
+
+    Args:
+        config: settings.
+        wanted: a `worker.archive.Wanted` as JSON.
+    """
+    with contextlib.closing(open_archive(config)) as archive:
+        for arrival, blob in archive.find(msgspec.json.decode(wanted, type=Wanted)):
+            yield {"arrival": arrival, "blob": base64.b64encode(blob).decode()}
 
 
 def drain(lane_name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,17 @@ def ask_worker(config: Config, verb: str, *args: str) -> Any:
     if done.returncode != 0:
         raise ConfigInvalid(done.stderr.strip() or f"python -m worker {verb} ended with {done.returncode}")
     return json.loads(done.stdout)
+
+
+def stream_worker(config: Config, verb: str, *args: str) -> Iterator[Any]:
+    """`ask_worker` for many answers: one JSON value a line, as they come."""
+    command = [sys.executable, "-m", "worker", verb, *args]
+    environment = worker_environment(config)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as asked:  # noqa: S603
+        for line in asked.stdout or ():
+            yield json.loads(line)
+    if asked.returncode != 0:
+        raise ConfigInvalid(f"python -m worker {verb} ended with {asked.returncode}")
 
 
 def worker_environment(config: Config) -> dict[str, str]:

@@ -73,7 +73,7 @@ def gunicorn_settings(settings: Settings, listen_fd: str = "") -> dict[str, Any]
         "keepalive": 75,
         "timeout": 30,
         "graceful_timeout": 30,
-        "http_parser": "fast",
+        "http_parser": "auto",
         # gunicorn's most. A header of a signature may be as long as its own default lets through (8190).
         "limit_request_line": 8190,
         # A worker that touches its heartbeat file on a busy disk can be taken for dead.

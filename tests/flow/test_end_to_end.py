@@ -148,9 +148,11 @@ class Storm:
         eventually(lambda: self.machine.part("worker") not in (0, before), "another worker part runs")
 
     def restart_valkey(self) -> None:
-        """As a power cut would: what was acknowledged is in its append-only file."""
+        """Killed under a claim, which nobody can settle then; what was acknowledged is in its append-only file."""
         before = eventually(self.machine.server, "the server is there")
-        kill(before)
+        with self.sqlite_held():
+            eventually(lambda: self.machine.claim(SQLITE), "a horse has a claim for SQLite")
+            kill(before)
         eventually(lambda: self.machine.server() != before, "another server runs on the same file")
 
 

@@ -18,7 +18,7 @@ TABLE = TableSpec("shop_lines", ("order_id", "id"), ("order_id",), {})
 def item(op, data, at, arrival, members=None, *, complete=True):
     key = key_of(data, TABLE.parent if members is not None else TABLE.key)
     version = full_version(version_prefix(at), f"{arrival:016d}")
-    return Item(op, data, members, complete, version, key, f"{arrival:016d}", 0, "shop", False, 10)
+    return Item(op, data, members, complete, version, key, f"{arrival:016d}", 0, "shop", test=False, size=10)
 
 
 class Blind:
@@ -72,9 +72,10 @@ def test_sets_end_as_the_newest_complete_one_says_in_any_order_and_with_any_fail
     rounds = 0
     while waiting:
         rounds += 1
-        calm = rounds > 20
         some, waiting = waiting[:3], waiting[3:]
-        again = here.deliver(some, lambda: (True, True) if calm else (random.random() < 0.7, random.random() < 0.7))
+        again = here.deliver(
+            some, _well if rounds > 20 else lambda: (random.random() < 0.7, random.random() < 0.7)
+        )
         random.shuffle(again)
         waiting += again
     newest = newest_set(items)
@@ -99,7 +100,7 @@ def test_a_row_ends_at_its_newest_version_with_any_failures(changes, random):
     while waiting:
         rounds += 1
         some, waiting = waiting[:2], waiting[2:]
-        waiting += here.deliver(some, lambda: (rounds > 20 or random.random() < 0.5, rounds > 20))
+        waiting += here.deliver(some, _well if rounds > 20 else lambda: (random.random() < 0.5, False))
     newest = max(items, key=lambda i: i.version)
     assert here.rows[newest.key][:2] == (newest.version, newest.op)
 

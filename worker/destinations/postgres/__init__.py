@@ -52,9 +52,8 @@ class Postgres(Destination):
 
     def __init__(self, name: str, settings: PostgresSettings, data_dir: Path) -> None:
         super().__init__(name, settings, data_dir)
-        self._connection: psycopg.Connection[Any] | None = None
-        self._layouts: dict[str, Layout] = {}
-        self._session.committing = False
+        self._db = Session(settings)
+        self._tables = Tables(self._db)
 
     def __repr__(self) -> str:
         return f"<postgres {self.name}>"
@@ -63,64 +62,55 @@ class Postgres(Destination):
 
     def deliver(self, batch: Batch) -> list[Verdict]:
         """Apply a batch in one transaction; see the contract."""
-        with self._session.translated():
+        with self._db.translated():
             for _ in range(_ATTEMPTS):
                 try:
                     return self._apply(batch)
                 except _Changed:
-                    self._layouts.pop(batch.table.name, None)
+                    self._tables.forget(batch.table)
                 except (errors.UndefinedTable, errors.UndefinedColumn):
-                    self._session.rollback()
-                    self._extend(batch.table, [])
+                    self._db.rollback()
+                    self._tables.extend(batch.table, [])
         raise Transient(f"the table {batch.table.name} changes faster than it can be written")
 
     def ping(self) -> None:
         """Raise unless the server takes writes."""
-        with self._session.translated():
-            (read_only,) = self._session.run("SHOW transaction_read_only").fetchone() or ("on",)
+        with self._db.translated():
+            (read_only,) = self._db.run("SHOW transaction_read_only").fetchone() or ("on",)
         if read_only != "off":
             raise Transient("the server is read-only: it may be a standby", reason="read_only")
 
     def tables(self) -> list[TableInfo]:
         """The tables in the catalogue; counts are exact, so this reads each table."""
-        with self._session.translated():
-            if not self._session.has_catalogue():
-                return []
-            rows = self._session.run(
-                f"SELECT table_name, sql_name FROM {self._session.at('_relay_tables')} ORDER BY 1"
-            ).fetchall()
-            return [self._info(name, table) for name, table in rows]
+        with self._db.translated():
+            return [self._info(name, layout) for name, layout in self._tables.all()]
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._db.close()
 
-    def _info(self, name: str, table: str) -> TableInfo:
-        counts = self._session.run(
+    def _info(self, name: str, layout: Layout) -> TableInfo:
+        rows, deleted, newest = self._db.run(
             "SELECT count(*) FILTER (WHERE _relay_deleted_at IS NULL), count(_relay_deleted_at), "
             "to_char(max(_relay_received_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
-            f"FROM {self._session.at(table)}"
+            f"FROM {self._db.at(layout.table)}"
         ).fetchone() or (0, 0, None)
-        layout = self._read(name)
-        columns = {c.name: _TYPES[c.kind] for c in layout.columns} if layout else {}
-        return TableInfo(name, *counts, columns)
+        return TableInfo(name, rows, deleted, newest, {c.name: TYPES[c.kind] for c in layout.columns})
 
     # --- one batch ----------------------------------------------------------------------------------
 
     def _apply(self, batch: Batch) -> list[Verdict]:
         spec, work = batch.table, Work(batch)
-        layout = self._layout(spec)
+        layout = self._tables.layout(spec)
         while wanted := work.fit(layout, DIALECT):
-            layout = self._extend(spec, wanted)
+            layout = self._tables.extend(spec, wanted)
         self._begin(spec, layout)
         stale = self._mark_sets(work)
         self._upsert_rows(work, layout, stale)
         self._upsert_gones(work, layout)
         self._delete_strangers(work, layout, stale)
-        self._session.committing = True
-        self._session.run("COMMIT")
+        self._db.committing = True
+        self._db.run("COMMIT")
         return work.verdicts
 
     def _begin(self, spec: TableSpec, layout: Layout) -> None:
@@ -129,21 +119,16 @@ class Postgres(Destination):
         Raises:
             _Changed: the shape changed before.
         """
-        cursor = self._session.run(
-            f"{self._session.opening()} LOCK TABLE {self._session.at(layout.table)} IN ROW EXCLUSIVE MODE; "
-            f"SELECT revision FROM {self._session.at('_relay_tables')} WHERE table_name = {self._session.quote(spec.name)}"
+        revisions, name = self._db.at("_relay_tables"), self._db.quote(spec.name)
+        cursor = self._db.run(
+            f"{self._db.opening()} LOCK TABLE {self._db.at(layout.table)} IN ROW EXCLUSIVE MODE; "
+            f"SELECT revision FROM {revisions} WHERE table_name = {name}"
         )
         while cursor.nextset():
             pass
         if cursor.fetchone() != (layout.revision,):
-            self._session.rollback()
+            self._db.rollback()
             raise _Changed
-
-    def _opening(self) -> str:
-        return (
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; "
-            f"SET LOCAL statement_timeout = {int(self.settings.statement_timeout_s * 1000)};"
-        )
 
     def _mark_sets(self, work: Work) -> set[int]:
         """Settle the sets against the newest complete ones; returns the places of those that came too late."""
@@ -153,25 +138,23 @@ class Postgres(Destination):
         # A marker's row lock orders the complete sets of one parent. An incomplete set writes none, so it waits
         # for the sets of this table that are under way, and they for it.
         mode = "_shared" if all(item.complete for item in sets.values()) else ""
-        self._session.run(
-            f"SELECT pg_advisory_xact_lock{mode}({self._session.lock_of('sets of ' + work.spec.name)})"
-        )
+        self._db.run(f"SELECT pg_advisory_xact_lock{mode}({self._db.lock_of('sets of ' + work.spec.name)})")
         newest: dict[str, str] = {}
         for item in sets.values():
             if item.complete:
                 newest[item.key] = max(item.version, newest.get(item.key, ""))
         others = [item.key for item in sets.values() if item.key not in newest]
-        marks, table = self._session.at("_relay_sets"), self._session.quote(work.spec.name)
-        keys, versions = self._session.quote(list(newest)), self._session.quote(list(newest.values()))
+        marks, table = self._db.at("_relay_sets"), self._db.quote(work.spec.name)
+        keys, versions = self._db.quote(list(newest)), self._db.quote(list(newest.values()))
         markers = dict(
-            self._session.run(
+            self._db.run(
                 f"INSERT INTO {marks} AS s SELECT {table}, k, v FROM unnest({keys}::text[], {versions}::text[]) "
                 "AS u(k, v) ORDER BY k ON CONFLICT (table_name, parent_key) DO UPDATE "
                 "SET version = greatest(s.version, excluded.version) RETURNING parent_key, version"
             ).fetchall()
-            + self._session.run(
+            + self._db.run(
                 f"SELECT parent_key, version FROM {marks} "
-                f"WHERE table_name = {table} AND parent_key = ANY({self._session.quote(others)}::text[])"
+                f"WHERE table_name = {table} AND parent_key = ANY({self._db.quote(others)}::text[])"
             ).fetchall()
         )
         stale = {n for n, item in sets.items() if item.version < markers.get(item.key, "")}
@@ -190,7 +173,7 @@ class Postgres(Destination):
         if done == len(order):
             return
         late = sql.beneath(layout, key, present, lambda name: f"i.{quoted(name)}", "FROM pg_temp._relay_rows AS i")
-        self._session.run(f"UPDATE {self._session.at(layout.table)} AS t {late}")
+        self._db.run(f"UPDATE {self._db.at(layout.table)} AS t {late}")
         self._supersede(work, work.rows, layout, "_relay_rows")
 
     def _upsert_gones(self, work: Work, layout: Layout) -> None:
@@ -205,16 +188,16 @@ class Postgres(Destination):
     def _insert(self, stage: str, layout: Layout, names: Sequence[str], data_version: str, conflict: str) -> int:
         """Merge staged rows; returns how many were written. The stage is read in the order of its filling."""
         listed = sql.listed(names)
-        return self._session.run(
-            f"INSERT INTO {self._session.at(layout.table)} AS t ({listed}, {sql.listed(sql.RELAY)}) "
+        return self._db.run(
+            f"INSERT INTO {self._db.at(layout.table)} AS t ({listed}, {sql.listed(sql.RELAY)}) "
             f"SELECT {listed}, i._relay_source, i._relay_event, i._relay_version, {_RECEIVED}, "
             f"i._relay_deleted_at, i._relay_test, {data_version} FROM pg_temp.{stage} AS i {conflict}"
         ).rowcount
 
     def _supersede(self, work: Work, part: Part, layout: Layout, stage: str) -> None:
         """Mark records of a version that the table does not hold: a newer one was there."""
-        rows = self._session.run(
-            f"SELECT i._relay_n FROM pg_temp.{stage} AS i JOIN {self._session.at(layout.table)} AS t "
+        rows = self._db.run(
+            f"SELECT i._relay_n FROM pg_temp.{stage} AS i JOIN {self._db.at(layout.table)} AS t "
             f"ON {_match(layout.names(work.spec.key))} "
             "WHERE (i._relay_version IN (t._relay_version, t._relay_data_version)) IS NOT TRUE"
         ).fetchall()
@@ -229,8 +212,8 @@ class Postgres(Destination):
         if not sets:
             return
         self._stage("_relay_parents", work, part, sets)
-        self._session.run(
-            f"UPDATE {self._session.at(layout.table)} AS t SET {sql.tombstone_cells('i.')}, "
+        self._db.run(
+            f"UPDATE {self._db.at(layout.table)} AS t SET {sql.tombstone_cells('i.')}, "
             f"_relay_received_at = {_RECEIVED} FROM pg_temp._relay_parents AS i "
             f"WHERE {_match(layout.names(work.spec.parent))} AND t._relay_version < i._relay_version"
         )
@@ -238,9 +221,8 @@ class Postgres(Destination):
     def _stage(self, name: str, work: Work, part: Part, order: Sequence[int]) -> None:
         """Copy rows of a part into a temporary table."""
         items = [work.items[owner] for owner in part.owners]
-        gone = [None if i.op == "row" else instant_text(version_instant(i.version)) for i in items]
-        if part is work.rows:
-            gone = [text if item.op == "full_gone" else None for text, item in zip(gone, items, strict=True)]
+        living = {"row", "set"} if part is work.rows else set()
+        gone = [None if i.op in living else instant_text(version_instant(i.version)) for i in items]
         fields = [
             list(map(str, range(len(items)))),
             column_text(Type.TEXT, [item.source for item in items]),
@@ -250,10 +232,10 @@ class Postgres(Destination):
             column_text(Type.BOOL, [item.test for item in items]),
             *(column_text(part.kinds[column], values) for column, values in part.columns.items()),
         ]
-        types = "".join(f", {quoted(column)} {_TYPES[kind]}" for column, kind in part.kinds.items())
-        self._session.run(f"CREATE TEMP TABLE {name} ({_STAGED}{types}) ON COMMIT DROP")
+        types = "".join(f", {quoted(column)} {TYPES[kind]}" for column, kind in part.kinds.items())
+        self._db.run(f"CREATE TEMP TABLE {name} ({_STAGED}{types}) ON COMMIT DROP")
         with (
-            self._session.open().cursor() as cursor,
+            self._db.open().cursor() as cursor,
             cursor.copy(f"COPY pg_temp.{name} FROM STDIN".encode()) as copy,
         ):
             copy.write(copy_text(fields, order))

@@ -56,19 +56,24 @@ class Session:
         self._connection: psycopg.Connection[Any] | None = None
 
     def at(self, name: str) -> str:
+        """A table's name in our schema."""
         return f"{quoted(self.schema)}.{quoted(name)}"
 
     def quote(self, value: Any) -> str:
+        """A value as an SQL literal."""
         return quote(value, self.open())
 
     def lock_of(self, what: str) -> str:
+        """The number of an advisory lock of our schema, as SQL."""
         return f"hashtextextended({self.quote(f'rowhook {self.schema} {what}')}, 0)"
 
     def run(self, statements: str) -> psycopg.Cursor[Any]:
+        """Run statements that have no parameters."""
         # Bytes without parameters: one round trip, several statements, and `%` means nothing.
         return self.open().execute(statements.encode())
 
     def open(self) -> psycopg.Connection[Any]:
+        """The connection, made where there is none."""
         if self._connection is None:
             given = conninfo.conninfo_to_dict(self.settings.dsn.get_secret_value())
             defaults = {
@@ -90,6 +95,7 @@ class Session:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
+        """Let nothing out but the three endings of the contract, with nothing left half done."""
         self.committing = False
         try:
             yield
@@ -126,14 +132,11 @@ class Session:
         return words.replace(str(password), "***") if password else words
 
     def opening(self) -> str:
+        """How a transaction begins: nothing of it outlives the transaction."""
         return (
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; "
             f"SET LOCAL statement_timeout = {int(self.settings.statement_timeout_s * 1000)};"
         )
-
-    def has_catalogue(self) -> bool:
-        found = self.run(f"SELECT to_regclass({self.quote(self.at('_relay_sets'))})").fetchone()
-        return found is not None and found[0] is not None
 
     def close(self) -> None:
         """Close the connection."""
