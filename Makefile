@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-test up test lint chaos bench lock format clean
+.PHONY: help install install-test up test lint chaos bench docs lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -28,6 +28,9 @@ lint: install-test ## style, types and layers
 
 bench: install-test ## ratios within one run on this machine, see bench/README.md
 	@$(BIN)/python -m bench
+
+docs: install-test ## write docs/reference and the JSON Schema from the code
+	@$(BIN)/python docs/generate.py
 
 format: install-test ## what the formatter can mend
 	@$(BIN)/ruff check --fix .

@@ -70,9 +70,7 @@ def main(lock: str) -> None:
         for what in (["--require-hashes", "-r", lock], ["--no-deps", "--no-build-isolation", "-e", "."]):
             subprocess.run([*pip, "install", *quiet, *what], check=True, cwd=ROOT)  # noqa: S603
     except subprocess.CalledProcessError:
-        fail(
-            "the installation failed; pip's words stand above. It needs the package index once, and a few 100 MB."
-        )
+        fail("the installation failed; pip's words stand above. It needs the package index, once, and 300 MB.")
     # Sources only: where there is no compiler, gunicorn parses HTTP in Python, which is slower and not wrong.
     fast = [*pip, "install", *quiet, "--no-build-isolation", "--require-hashes", "-r", FAST]
     if subprocess.run(fast, check=False, capture_output=True, cwd=ROOT).returncode != 0:  # noqa: S603

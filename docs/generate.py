@@ -1,0 +1,133 @@
+# ruff: noqa: INP001 - a script
+"""Writes docs/reference and the JSON Schema of relay.yaml from the code; `--check` fails where they are stale."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from typer.main import get_command
+
+from relay import catalogue
+from relay.buffer import keys
+from relay.cli.main import app
+from relay.config import Settings, SourceSettings
+from relay.intake import SOURCES
+from worker.jobs import DESTINATIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+NOTE = "<!-- Made by `make docs` from the code; edit that instead. -->\n\n"
+
+
+def settings() -> str:
+    """Every setting, with default and help."""
+    lines = [f"{NOTE}# Settings", "", "`relay.yaml`, or `RELAY_<NAME>` in the environment.", ""]
+    lines += ["| setting | default | what it does |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        shown = "" if default in ({}, (), None) or "Secret" in type(default).__name__ else f"`{default}`"
+        lines.append(f"| `{name}` | {shown} | {field.description} |")
+    lines += ["", "## A source's block", "", "| setting | what it does |", "|---|---|"]
+    lines += [f"| `{n}` | {f.description} |" for n, f in SourceSettings.model_fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def sources() -> str:
+    """Every kind, with its scheme and tables."""
+    lines = [f"{NOTE}# Sources", ""]
+    for name in catalogue.names(SOURCES):
+        vendor = getattr(catalogue.load(SOURCES, name), "vendor", None)
+        if vendor is None:
+            lines += ["## custom", "", "Any sender, [described in relay.yaml](../howto/custom-sender.md).", ""]
+            continue
+        defaults = {k: s.default for k, s in vendor.settings.items()}
+        lines += [f"## {name}", "", f"{vendor.title} ({vendor.family}); [its documentation]({vendor.docs}).", ""]
+        lines += [f"* verified by {vendor.verifier(defaults).scheme}; proved by {vendor.proof or 'its own cases'}"]
+        lines += [f"* setting `{k}`: {s.help}" for k, s in vendor.settings.items()]
+        lines += ["", "| table | key | a row's version is |", "|---|---|---|"]
+        lines += [f"| `{t.name}` | {', '.join(t.key)} | {t.clock} |" for t in vendor.tables.values()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def destinations() -> str:
+    """Every destination with its settings."""
+    lines = [f"{NOTE}# Destinations", ""]
+    for name in catalogue.names(DESTINATIONS):
+        cls = catalogue.load(DESTINATIONS, name).destination
+        lines += [f"## {name}", "", (cls.__doc__ or "").strip().splitlines()[0], ""]
+        lines += ["| setting | default | what it does |", "|---|---|---|"]
+        for field_name, field in cls.Settings.model_fields.items():
+            default = "required" if field.is_required() else f"`{field.get_default()}`"
+            lines.append(f"| `{field.alias or field_name}` | {default} | {field.description or ''} |")
+        lines += [""]
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """Every command with its help."""
+    lines = [f"{NOTE}# Commands", ""]
+    _command(get_command(app), "relay", lines)
+    return "\n".join(lines)
+
+
+def _command(command: Any, name: str, lines: list[str]) -> None:
+    inner = getattr(command, "commands", None)
+    if inner:
+        for part, found in sorted(inner.items()):
+            _command(found, f"{name} {part}", lines)
+        return
+    arguments = [(p.name or "").upper().rstrip("_") for p in command.params if p.param_type_name == "argument"]
+    lines += [f"## {' '.join([name, *arguments])}", "", command.help or "", ""]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    lines += [f"* `{'`, `'.join(p.opts)}`: {getattr(p, 'help', '') or ''}" for p in options] + [""]
+
+
+def redis_keys() -> str:
+    """The key layout, as the module that owns it says it."""
+    return f"{NOTE}# Redis keys\n\n```\n{(keys.__doc__ or '').strip()}\n```\n"
+
+
+def schema() -> str:
+    """JSON Schema of relay.yaml, destinations included."""
+    found = Settings.model_json_schema(by_alias=True)
+    kinds = {n: catalogue.load(DESTINATIONS, n).destination.Settings for n in catalogue.names(DESTINATIONS)}
+    variants = []
+    for name, model in kinds.items():
+        one = model.model_json_schema(by_alias=True)
+        one["properties"]["kind"] = {"const": name}
+        variants.append(one)
+    found["properties"]["destinations"]["additionalProperties"] = {"oneOf": variants}
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file."""
+    return {
+        REFERENCE / "settings.md": settings(),
+        REFERENCE / "sources.md": sources(),
+        REFERENCE / "destinations.md": destinations(),
+        REFERENCE / "commands.md": commands(),
+        REFERENCE / "redis-keys.md": redis_keys(),
+        ROOT / "relay" / "relay.schema.json": schema(),
+    }
+
+
+def main() -> int:
+    """Write, or check."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is stale: make docs\n")
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(pages()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+"""SQLite: the embedded destination, one file that any tool can read while the relay writes.
+
+A batch is one `BEGIN IMMEDIATE` transaction, changes of the tables' shape included; WAL and `synchronous=FULL`,
+so it is on disk before `deliver` returns. Numbers that must stay exact are text, and whole numbers stand in
+columns without a type, since SQLite would otherwise turn digits that it cannot hold into a float.
+
+https://www.sqlite.org/lang_upsert.html · https://www.sqlite.org/datatype3.html#determination_of_column_affinity
+"""
+# ruff: noqa: S608 - names go through quoted(), values are parameters
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field
+
+from relay.errors import DeliveryError, Permanent, Refused, Transient
+from relay.records import Type, arrival_instant, version_instant
+from worker.columns import sql
+from worker.columns.layout import (
+    MISFIT,
+    Column,
+    Dialect,
+    Layout,
+    Wanted,
+    first_columns,
+    foreign_table,
+    quoted,
+    sql_name,
+)
+from worker.columns.values import instant_text
+from worker.columns.work import Part, Work
+from worker.destination import (
+    SUPERSEDED,
+    Batch,
+    Destination,
+    Item,
+    Limits,
+    Settings,
+    TableInfo,
+    TableSpec,
+    Verdict,
+)
+
+DIALECT: Final = Dialect(fold=str.lower, any_number=True)
+_TYPES: Final = {
+    Type.TEXT.value: "TEXT",
+    Type.INT.value: "",
+    Type.NUMBER.value: "TEXT",
+    Type.INSTANT.value: "TEXT",
+    Type.BOOL.value: "BOOLEAN",
+    Type.JSON.value: "TEXT",
+    MISFIT: "TEXT",
+}
+_CATALOGUE: Final = """
+CREATE TABLE IF NOT EXISTS _relay_tables (table_name TEXT PRIMARY KEY, sql_name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS _relay_columns (table_name TEXT, source_column TEXT NOT NULL, sql_column TEXT,
+    type TEXT NOT NULL, PRIMARY KEY (table_name, sql_column));
+CREATE TABLE IF NOT EXISTS _relay_sets (table_name TEXT, parent_key TEXT, version TEXT NOT NULL,
+    PRIMARY KEY (table_name, parent_key))
+"""
+_RELAY_TYPES: Final = (
+    "_relay_source TEXT, _relay_event TEXT, _relay_version TEXT NOT NULL, _relay_received_at TEXT, "
+    "_relay_deleted_at TEXT, _relay_test BOOLEAN, _relay_data_version TEXT"
+)
+# https://www.sqlite.org/rescode.html: primary codes by consequence; what is in neither is Permanent.
+_TRANSIENT: Final = frozenset(
+    {5, 6, 7, 9, 10, 13, 14, 15}
+)  # busy locked nomem interrupt ioerr full cantopen protocol
+_REFUSED: Final = frozenset({3, 8, 11, 23, 26})  # perm readonly corrupt auth notadb
+
+
+class SqliteSettings(Settings):
+    """The block of a SQLite destination."""
+
+    path: str = Field("warehouse.db", description="The file; a relative path lies under the data folder.")
+    busy_timeout_s: float = Field(10, ge=0, description="Seconds to wait for another writer of the file.")
+
+
+class Sqlite(Destination):
+    """Tables in one SQLite file, version 3.35 or later."""
+
+    Settings = SqliteSettings
+    keeps_deleted = True
+    limits = Limits(records=2000, body_bytes=16 * 1024 * 1024)
+
+    def __init__(self, name: str, settings: SqliteSettings, data_dir: Path) -> None:
+        super().__init__(name, settings, data_dir)
+        self._path = data_dir / settings.path
+        self._connection: sqlite3.Connection | None = None
+        self._committing = False
+
+    # --- the contract -------------------------------------------------------------------------------
+
+    def deliver(self, batch: Batch) -> list[Verdict]:
+        """Apply a batch in one transaction; see the contract."""
+        work = Work(batch)
+        with self._transaction() as db:
+            layout = self._layout(db, batch.table)
+            while wanted := work.fit(layout, DIALECT):
+                self._add(db, batch.table, layout, wanted)
+                layout = self._layout(db, batch.table)
+            stale = self._mark_sets(db, work)
+            self._upsert_rows(db, work, layout, stale)
+            self._upsert_gones(db, work, layout)
+            self._delete_strangers(db, work, layout, stale)
+        return work.verdicts
+
+    def ping(self) -> None:
+        """Raise unless the file can be written."""
+        with self._transaction():
+            pass
+
+    def tables(self) -> list[TableInfo]:
+        """The tables in the catalogue; counts are exact, so this reads each table."""
+        with self._transaction() as db:
+            names = db.execute("SELECT table_name FROM _relay_tables ORDER BY 1").fetchall()
+            return [self._info(db, name) for (name,) in names]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _info(self, db: sqlite3.Connection, name: str) -> TableInfo:
+        layout = self._read(db, name)
+        if layout is None:  # dropped by hand, and made again by the next batch
+            return TableInfo(name, 0, 0, None, {})
+        rows, deleted, newest = db.execute(
+            "SELECT count(*) - count(_relay_deleted_at), count(_relay_deleted_at), max(_relay_received_at) "
+            f"FROM {quoted(layout.table)}"
+        ).fetchone()
+        return TableInfo(name, rows, deleted, newest, {c.name: c.kind for c in layout.columns})
+
+    # --- one batch ----------------------------------------------------------------------------------
+
+    def _mark_sets(self, db: sqlite3.Connection, work: Work) -> set[int]:
+        """Settle the sets against the newest complete ones; returns the places of those that came too late."""
+        name = work.spec.name
+        sets = {n: work.items[n] for n in work.parents.owners}
+        db.executemany(
+            "INSERT INTO _relay_sets AS s VALUES (?, ?, ?) ON CONFLICT (table_name, parent_key) DO UPDATE "
+            "SET version = excluded.version WHERE s.version < excluded.version",
+            [(name, item.key, item.version) for item in sets.values() if item.complete],
+        )
+        find = "SELECT 1 FROM _relay_sets WHERE table_name = ? AND parent_key = ? AND version > ?"
+        stale = {n for n, i in sets.items() if db.execute(find, (name, i.key, i.version)).fetchone()}
+        for n in stale:
+            work.verdicts[n] = SUPERSEDED
+        return stale
+
+    def _upsert_rows(self, db: sqlite3.Connection, work: Work, layout: Layout, stale: set[int]) -> None:
+        order = work.order(work.rows, layout, DIALECT, stale)
+        key, present = layout.names(work.spec.key), list(work.rows.columns)
+        cells = list(zip(*work.rows.columns.values(), strict=True))
+        items = [work.items[owner] for owner in work.rows.owners]
+        rows = [(*cells[n], *_relay_cells(items[n], deleted=items[n].op == "full_gone")) for n in order]
+        if _insert(db, layout, present, rows, sql.whole_rows(layout, key, present)) == len(order):
+            return
+        places = {name: f"?{n}" for n, name in enumerate([*present, "_relay_version"], 1)}
+        late = sql.beneath(layout, key, present, places.__getitem__)
+        versions = [(*cells[n], items[n].version) for n in order]
+        db.executemany(f"UPDATE {quoted(layout.table)} AS t {late}", versions)
+        self._supersede(db, work, work.rows, layout, order)
+
+    def _upsert_gones(self, db: sqlite3.Connection, work: Work, layout: Layout) -> None:
+        order = work.order(work.gones, layout, DIALECT)
+        key = layout.names(work.spec.key)
+        cells = list(zip(*(work.gones.columns[name] for name in key), strict=True))
+        items = [work.items[owner] for owner in work.gones.owners]
+        rows = [(*cells[n], *_relay_cells(items[n], deleted=True)[:-1], "") for n in order]
+        if _insert(db, layout, key, rows, sql.tombstones(key)) != len(order):
+            self._supersede(db, work, work.gones, layout, order)
+
+    def _supersede(
+        self, db: sqlite3.Connection, work: Work, part: Part, layout: Layout, order: Sequence[int]
+    ) -> None:
+        """Mark records of a version that the table does not hold: a newer one was there."""
+        key = layout.names(work.spec.key)
+        find = (
+            f"SELECT _relay_version, _relay_data_version FROM {quoted(layout.table)} "
+            f"WHERE {' AND '.join(f'{quoted(name)} = ?' for name in key)}"
+        )
+        for n in order:
+            item = work.items[part.owners[n]]
+            held = db.execute(find, [part.columns[name][n] for name in key]).fetchone()
+            if item.members is None and item.version not in held:
+                work.verdicts[part.owners[n]] = SUPERSEDED
+
+    def _delete_strangers(self, db: sqlite3.Connection, work: Work, layout: Layout, stale: set[int]) -> None:
+        """Mark rows that a complete set does not name: those that it names are as new as the set by now."""
+        parent, names = work.parents, layout.names(work.spec.parent)
+        match = " AND ".join(f"t.{quoted(name)} = :parent{n}" for n, name in enumerate(names))
+        statement = (
+            f"UPDATE {quoted(layout.table)} AS t SET {sql.tombstone_cells(':')}, "
+            f"_relay_received_at = :_relay_received_at WHERE {match} AND t._relay_version < :_relay_version"
+        )
+        for n, owner in enumerate(parent.owners):
+            if owner not in stale and work.items[owner].complete:
+                cells = dict(zip(sql.RELAY, _relay_cells(work.items[owner], deleted=True), strict=True))
+                keys = {f"parent{p}": parent.columns[name][n] for p, name in enumerate(names)}
+                db.execute(statement, cells | keys)
+
+    # --- the tables' shape --------------------------------------------------------------------------
+
+    def _layout(self, db: sqlite3.Connection, spec: TableSpec) -> Layout:
+        layout = self._read(db, spec.name)
+        if layout is None:
+            self._create(db, spec)
+            layout = self._read(db, spec.name)
+        if layout is None:
+            raise Transient(f"table {spec.name} vanished while it was made")
+        return layout
+
+    def _read(self, db: sqlite3.Connection, name: str) -> Layout | None:
+        """A table as the catalogue and the file agree on it: what was dropped by hand is forgotten."""
+        found = db.execute("SELECT sql_name FROM _relay_tables WHERE table_name = ?", (name,)).fetchone()
+        actual = _actual(db, found[0]) if found else set()
+        if not actual:
+            return None
+        columns = db.execute(
+            "SELECT source_column, sql_column, type FROM _relay_columns WHERE table_name = ? ORDER BY rowid",
+            (name,),
+        ).fetchall()
+        return Layout(found[0], [Column(*column) for column in columns if column[1] in actual], 0)
+
+    def _create(self, db: sqlite3.Connection, spec: TableSpec) -> None:
+        for catalogue in ("_relay_tables", "_relay_columns", "_relay_sets"):
+            db.execute(f"DELETE FROM {catalogue} WHERE table_name = ?", (spec.name,))
+        taken = {name.lower() for (name,) in db.execute("SELECT sql_name FROM _relay_tables")}
+        # SQLite keeps names that begin so for itself.
+        wish = f"x{spec.name}" if spec.name.lower().startswith("sqlite_") else spec.name
+        table = sql_name(wish, taken, DIALECT)
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE", (table,)).fetchone():
+            raise foreign_table(table, self._path.name)
+        columns = first_columns(spec, DIALECT)
+        parts = ", ".join(f"{quoted(c.name)} {_TYPES[c.kind]}" for c in columns)
+        key = sql.listed(c.name for source in spec.key for c in columns if c.source == source)
+        db.execute(f"CREATE TABLE {quoted(table)} ({parts}, {_RELAY_TYPES}, PRIMARY KEY ({key}))")
+        db.execute("INSERT INTO _relay_tables VALUES (?, ?)", (spec.name, table))
+        _remember(db, spec, columns)
+
+    def _add(self, db: sqlite3.Connection, spec: TableSpec, layout: Layout, wanted: Sequence[Wanted]) -> None:
+        taken = _actual(db, layout.table)
+        for want in filter(layout.lacks, wanted):
+            column = layout.column_for(want, taken, DIALECT)
+            db.execute(
+                f"ALTER TABLE {quoted(layout.table)} ADD COLUMN {quoted(column.name)} {_TYPES[column.kind]}"
+            )
+            _remember(db, spec, [column])
+            taken.add(column.name)
+
+    # --- the file -----------------------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # The second argument is the busy time-out; transactions are begun and ended by hand.
+            db = sqlite3.connect(
+                self._path, self.settings.busy_timeout_s, isolation_level=None, check_same_thread=False
+            )
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+            except sqlite3.Error:
+                db.close()
+                raise
+            self._connection = db
+        return self._connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, the catalogue being there; errors leave by consequence."""
+        self._committing = False
+        try:
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _CATALOGUE.split(";"):
+                db.execute(statement)
+            yield db
+            self._committing = True
+            db.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._rollback()
+            raise self._consequence(error) from None
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _rollback(self) -> None:
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.rollback()
+        except sqlite3.Error:
+            self.close()
+
+    def _consequence(self, error: Exception) -> DeliveryError:
+        words = f"{self._path.name}: {error}"
+        if isinstance(error, OSError):
+            return Refused(words) if isinstance(error, (PermissionError, NotADirectoryError)) else Transient(words)
+        code = getattr(error, "sqlite_errorcode", 1) & 0xFF
+        if code in _TRANSIENT:
+            locked = code in {5, 6}
+            return Transient(words, reason="locked" if locked else "file", unknown=self._committing and not locked)
+        return Refused(words) if code in _REFUSED else Permanent(words)
+
+
+def _actual(db: sqlite3.Connection, table: str) -> set[str]:
+    """The columns that a table really has; empty where there is none."""
+    return {row[1] for row in db.execute(f"PRAGMA table_xinfo({quoted(table)})")}
+
+
+def _remember(db: sqlite3.Connection, spec: TableSpec, columns: Sequence[Column]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO _relay_columns VALUES (?, ?, ?, ?)",
+        [(spec.name, column.source, column.name, column.kind) for column in columns],
+    )
+
+
+def _insert(
+    db: sqlite3.Connection, layout: Layout, names: Sequence[str], rows: list[tuple[Any, ...]], conflict: str
+) -> int:
+    """Merge rows; returns how many were written."""
+    if not rows:
+        return 0
+    columns = [*names, *sql.RELAY]
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {quoted(layout.table)} AS t ({sql.listed(columns)}) VALUES ({marks}) {conflict}"
+    return db.executemany(statement, rows).rowcount
+
+
+def _relay_cells(item: Item, *, deleted: bool) -> tuple[Any, ...]:
+    """The cells of `worker.columns.sql.RELAY`; a row that comes deleted is its own data."""
+    received = instant_text(arrival_instant(item.event))
+    gone = instant_text(version_instant(item.version)) if deleted else None
+    return (item.source, item.event, item.version, received, gone, item.test, item.version if deleted else None)
+
+
+destination = Sqlite
