@@ -78,8 +78,13 @@ def _work(config: Config) -> None:
     """One RQ worker process."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     client = server.connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
-    worker = LaneWorker([Queue(QUEUE, connection=client)], connection=client)
-    worker.work(with_scheduler=False, logging_level="WARNING")
+    try:
+        worker = LaneWorker([Queue(QUEUE, connection=client)], connection=client)
+        worker.work(with_scheduler=False, logging_level="WARNING")
+    except (RedisError, OSError) as error:
+        # The crew starts another; what was claimed stays claimed, or is claimed again.
+        log.warning("worker_lost_redis", detail=str(error))
+        time.sleep(1)
 
 
 class Crew:

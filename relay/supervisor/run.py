@@ -19,6 +19,7 @@ from relay.supervisor.embedded import Server
 from relay.supervisor.locks import one_supervisor, prepare
 from relay.supervisor.loop import Supervisor
 from relay.supervisor.parts import Part, adopt_orphans
+from relay.supervisor.place import write_private
 from relay.supervisor.serving import APP, LISTEN_FD
 from relay.supervisor.signals import Signals, Stopped
 
@@ -112,6 +113,8 @@ def up(
         elsewhere = redis_url or config.settings.redis_url.get_secret_value()
         server = None if elsewhere else Server(config.data_dir, say)
         address = _listen(config, port, server, signals, say)
+        # Where `relay send` finds the relay of this folder.
+        write_private(config.data_dir / "port", str(address.port))
         source = config_path if config_path is not None and config_path.exists() else None
         if source is None:
             if demo.write(config.data_dir):

@@ -16,9 +16,8 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 
 
 def test_generated_pages_and_the_schema_are_fresh():
-    done = subprocess.run(
-        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "docs/generate.py", "--check"]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
 
 
