@@ -24,6 +24,16 @@ _REFERENCE: Final = re.compile(r"\$\{(file:)?([^}]+)\}")
 MIB: Final = 1024 * 1024
 
 
+class TableRules(BaseModel):
+    """What is redacted before anything is stored: of one table by column, or of one source by body path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    drop: tuple[str, ...] = Field((), description="Fields that are left out.")
+    hash: tuple[str, ...] = Field((), description="Fields replaced by a keyed hash.")
+    mask: tuple[str, ...] = Field((), description="Fields of which only the last four characters stay.")
+
+
 class SourceSettings(BaseModel):
     """One source's block; what is not named here belongs to its vendor (see `vendor_settings`)."""
 
@@ -34,6 +44,9 @@ class SourceSettings(BaseModel):
         (), description="Signing secrets; all are live, so that one can be rotated without a gap."
     )
     to: tuple[str, ...] = Field((), description="Destinations; default: the only one.")
+    redact: TableRules | None = Field(
+        None, description="Redaction by body path, for all that becomes of an event."
+    )
     public_url: str = Field(
         "", description="The address pasted into the vendor's page; needed where the vendor signs the URL."
     )
@@ -47,16 +60,6 @@ class SourceSettings(BaseModel):
     def vendor_settings(self) -> dict[str, Any]:
         """The settings that only this vendor has."""
         return dict(self.model_extra or {})
-
-
-class TableRules(BaseModel):
-    """Redaction of one table, applied before anything is stored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    drop: tuple[str, ...] = Field((), description="Columns that are left out.")
-    hash: tuple[str, ...] = Field((), description="Columns replaced by a keyed hash.")
-    mask: tuple[str, ...] = Field((), description="Columns of which only the last four characters stay.")
 
 
 class Settings(BaseSettings):
@@ -78,6 +81,9 @@ class Settings(BaseSettings):
         {}, description="Where rows go, by name; default: SQLite, DIR/warehouse.db."
     )
     tables: dict[str, TableRules] = Field({}, description="Redaction by full table name.")
+    redaction_key: SecretStr = Field(
+        SecretStr(""), description="Key of `hash` rules; keep it, or equal values no longer hash alike."
+    )
     max_body_bytes: int = Field(10 * MIB, ge=1024, description="A larger body is refused with 413.")
     accept_deadline_s: float = Field(2.0, gt=0, le=30, description="A put that takes longer is answered 503.")
     dedup_days: int = Field(3, ge=1, le=30, description="For how many days a delivery id is remembered.")

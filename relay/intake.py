@@ -37,6 +37,7 @@ from relay.records import (
     key_text,
     partition_of,
 )
+from relay.redaction import Redaction, redaction_of
 from relay.signatures import Verifier
 from relay.source import Reply, Vendor
 
@@ -63,9 +64,11 @@ class Source:
         kind: str,
         public_url: str = "",
         archived: bool = True,
+        redaction: Redaction | None = None,
     ) -> None:
         self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
         self.to, self.kind, self.public_url = dict(to), kind, public_url
+        self.redaction = redaction
         self.archive = (lane_name(ARCHIVE, 0, 1),) if archived else ()
         self.verifier: Verifier = vendor.verifier(settings)
         self.tables = {short: (f"{name}_{short}", table) for short, table in vendor.tables.items()}
@@ -110,9 +113,16 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
     lanes = {d: int(config.settings.destinations[d].get("lanes", 1)) for d in block.to}
     secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
-    archived = config.settings.archive_days > 0
     return Source(
-        name, vendor, secrets, settings, lanes, kind=block.kind, public_url=block.public_url, archived=archived
+        name,
+        vendor,
+        secrets,
+        settings,
+        lanes,
+        kind=block.kind,
+        public_url=block.public_url,
+        archived=config.settings.archive_days > 0,
+        redaction=redaction_of(config, name, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
     )
 
 
@@ -153,14 +163,18 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         data = decode_body(request, forms=source.vendor.forms)
         if source.vendor.scrub is not None:
             data = source.vendor.scrub(data)
+        if source.redaction is not None:
+            data = source.redaction.body(data)
         events = source.vendor.read(request, data)
     except MalformedPayload as error:
-        offer = _quarantine(source, _unread(source, request), request, request.body, codec, error)
+        raw = request.body if source.redaction is None else source.redaction.unread(request.body)
+        offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
         return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
-    whole = len(events) == 1 and source.vendor.scrub is None and events[0].data is data
+    clean = source.vendor.scrub is None and source.redaction is None
+    whole = len(events) == 1 and clean and events[0].data is data
     offers, rows, faults = [], 0, []
     for event in events:
-        raw = request.body if whole else encode_json(event.data)
+        raw = request.body if whole else _kept(source, event)
         try:
             records = records_of(source, event)
         except MappingFailed as error:
@@ -170,6 +184,10 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         rows += sum(1 if r.members is None else len(r.members) for r in records)
         offers.append(_offer(source, event, request, raw, codec, records))
     return Accepted(Delivery(source.name, tuple(offers), source.schemas), rows, tuple(faults), tuple(events))
+
+
+def _kept(source: Source, event: Event) -> bytes:
+    return encode_json(event.data if source.redaction is None else source.redaction.kept(event.data))
 
 
 def _unread(source: Source, request: Request) -> Event:
@@ -260,7 +278,8 @@ def _named(source: Source, record: Record) -> Record:
     _check_key(record.data, table.parent if record.members is not None else table.key, record.table)
     for member in record.members or ():
         _check_key(member, table.key, record.table)
-    return Record(name, record.op, record.version, record.data, record.members, record.complete)
+    named = Record(name, record.op, record.version, record.data, record.members, record.complete)
+    return named if source.redaction is None else source.redaction.record(named)
 
 
 def _check_key(row: dict[str, Any], key: tuple[str, ...], table: str) -> None:

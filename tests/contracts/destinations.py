@@ -5,13 +5,14 @@ A new destination is one class here, registered in `HARNESSES` under its kind.
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import sqlite3
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo
+from psycopg.types.json import set_json_loads
 
 from relay import catalogue
 from relay.records import NS, full_version, version_prefix
@@ -102,7 +104,7 @@ class Harness(ABC):
 
     @abstractmethod
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """All rows of a table, sorted by key; values are normalised: moments to text, numbers to Decimal or int."""
+        """All rows of a table, sorted; cells as `plain` says them, JSON as text."""
 
     def open(self, **changes: Any) -> Destination:
         """A destination of its own, as another process would open it."""
@@ -139,7 +141,7 @@ class SqliteHarness(Harness):
         with closing(sqlite3.connect(self.folder / "data/warehouse.db")) as db:
             db.row_factory = sqlite3.Row
             found = db.execute(f'SELECT * FROM "{table.replace(chr(34), chr(34) * 2)}"').fetchall()
-        return sorted((dict(one) for one in found), key=_by_key)
+        return _sorted(dict(one) for one in found)
 
 
 class PostgresHarness(Harness):
@@ -162,6 +164,7 @@ class PostgresHarness(Harness):
     def connect(self) -> psycopg.Connection[Any]:
         """A user's session, whose search path is the destination's schema."""
         connection = psycopg.connect(self.dsn, autocommit=True)
+        set_json_loads(_text, connection)
         connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'.encode())
         connection.execute(f"SET search_path TO \"{self.schema}\"; SET TIME ZONE 'UTC'".encode())
         return connection
@@ -175,10 +178,27 @@ class PostgresHarness(Harness):
         with closing(self.connect()) as connection:
             cursor = connection.execute(f'SELECT * FROM "{table.replace(chr(34), chr(34) * 2)}"'.encode())
             names = [column.name for column in cursor.description or ()]
-            return sorted((dict(zip(names, one, strict=True)) for one in cursor.fetchall()), key=_by_key)
+            return _sorted(dict(zip(names, one, strict=True)) for one in cursor.fetchall())
 
 
 HARNESSES: dict[str, type[Harness]] = {harness.kind: harness for harness in (SqliteHarness, PostgresHarness)}
+
+
+def plain(value: Any) -> Any:
+    """A cell as both databases would say it: numbers as their digits, moments as UTC text."""
+    if isinstance(value, Decimal):
+        return str(value)
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, dt.datetime) else value
+
+
+def _sorted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = [{name: plain(value) for name, value in one.items()} for one in rows]
+    return sorted(found, key=_by_key)
+
+
+def _text(data: bytes | str) -> str:
+    """JSON as it lies in the database: the driver's own reader would make floats of it."""
+    return data if isinstance(data, str) else data.decode()
 
 
 def _by_key(one: dict[str, Any]) -> list[str]:
@@ -206,10 +226,3 @@ def postgres_server() -> Iterator[str]:
         yield dsn
     finally:
         server.cleanup()
-
-
-def plain(value: Any) -> Any:
-    """A cell as both databases would say it: exact digits as text, moments as UTC text."""
-    if isinstance(value, Decimal):
-        return str(value)
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if hasattr(value, "strftime") else value

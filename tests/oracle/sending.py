@@ -83,8 +83,8 @@ class Answers:
     """What one delivery was answered, over all its posts.
 
     Args:
-        ids: the distinct ids. fresh: 202s that were no duplicate. posts: 202s in all. unsure: posts without an
-        answer, which may have been taken nonetheless.
+        ids: the distinct ids. fresh: 202s that were no duplicate. posts: 202s in all. unsure: posts answered
+        503 or not at all, which may have been taken nonetheless.
     """
 
     ids: set[str] = field(default_factory=set)
@@ -144,7 +144,7 @@ class Sender:
             assert time.monotonic() < until, f"not taken within {self.patience_s} s: {status} {text[:200]}"
             with self._lock:
                 self.repeats += 1
-                self.log.setdefault(delivery, Answers()).unsure += status == 0
+                self.log.setdefault(delivery, Answers()).unsure += 1
             time.sleep(0.1)
 
     def _once(self, connection: http.client.HTTPConnection, delivery: Delivery) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 from relay.records import Type
@@ -47,9 +48,10 @@ class Part:
         present: set[str] = set(self.sources or key).union(*([] if self.sources is not None else self.datas))
         if unknown := present.difference(layout.by_source):
             self._infer(unknown)
-        for source, column in layout.by_source.items():
-            if source in present:
-                self._fit(column, layout.siblings.get(source), source in key, dialect)
+        known = [source for source in layout.by_source if source in present]
+        for source, values in zip(known, _columns(self.datas, known), strict=True):
+            column, sibling = layout.by_source[source], layout.siblings.get(source)
+            self._fit(column, values, sibling, source in key, dialect)
 
     def _infer(self, unknown: set[str]) -> None:
         """Want new columns, in the order in which they appear; one that is always null is not made."""
@@ -63,8 +65,7 @@ class Part:
                     holders = [n for n, data in enumerate(self.datas) if source in data]
                     self._reject(source, holders, "holds a NUL character in its name")
 
-    def _fit(self, column: Column, sibling: str | None, is_key: bool, dialect: Dialect) -> None:
-        values = [data.get(column.source) for data in self.datas]
+    def _fit(self, column: Column, values: list[Any], sibling: str | None, is_key: bool, dialect: Dialect) -> None:
         encoded, unfit = ENCODERS[column.kind](values, dialect)
         self._take(column, encoded, values, dialect)
         if is_key:
@@ -145,16 +146,17 @@ class Work:
         Rows of the items in `skip` are left out. Of rows with equal keys (a vendor repeats a member, or spells a
         number in two ways) only the newest goes, and an older record is superseded by it.
         """
-        names = layout.names(self.spec.key)
-        keys = list(zip(*(canonical(part.kinds[n], part.columns[n], dialect) for n in names), strict=True))
-        newest: dict[tuple[Any, ...], int] = {}
-        for n, key in enumerate(keys):
-            if part.owners[n] in skip:
-                continue
-            other = newest.setdefault(key, n)
-            if other != n:
-                newest[key] = self._newer(part, other, n)
-        return sorted(newest.values(), key=lambda n: str(keys[n]))
+        columns = [canonical(part.kinds[n], part.columns[n], dialect) for n in layout.names(self.spec.key)]
+        keys: list[Any] = list(zip(*columns, strict=True)) if len(columns) > 1 else columns[0]
+        places = [n for n, owner in enumerate(part.owners) if owner not in skip] if skip else range(len(keys))
+        if len(set(keys)) < len(keys):
+            newest: dict[Any, int] = {}
+            for n in places:
+                other = newest.setdefault(keys[n], n)
+                if other != n:
+                    newest[keys[n]] = self._newer(part, other, n)
+            places = list(newest.values())
+        return sorted(places, key=list(map(str, keys)).__getitem__)
 
     def _newer(self, part: Part, one: int, other: int) -> int:
         old, new = sorted((one, other), key=lambda n: self.items[part.owners[n]].version)
@@ -162,3 +164,13 @@ class Work:
         if loser.members is None and loser.version < winner.version:
             self.verdicts[part.owners[old]] = SUPERSEDED
         return new
+
+
+def _columns(datas: list[dict[str, Any]], names: list[str]) -> list[list[Any]]:
+    """Rows as columns; those that have all of the names, nearly always all, take a short cut."""
+    if datas and len(names) > 1:
+        try:
+            return list(map(list, zip(*map(itemgetter(*names), datas), strict=True)))
+        except KeyError:
+            pass
+    return [[data.get(name) for data in datas] for name in names]
