@@ -122,7 +122,7 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         kind=block.kind,
         public_url=block.public_url,
         archived=config.settings.archive_days > 0,
-        redaction=redaction_of(config, name, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
+        redaction=redaction_of(config, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
     )
 
 

@@ -2,8 +2,8 @@
 
 Rules come from two places. A source's `redact` names paths of the body (`customer.email`; lists are walked
 through); they hold for all that becomes of an event. A table's `drop`, `hash` and `mask` name its columns; since
-the same value stands in the body that is kept for replay, every field of that name is redacted there as well. Doing it
-twice is doing it once, so that a replay of a redacted body ends in the same rows.
+the same value stands in the body that is kept for replay, every field of that name is redacted there as well.
+Doing it twice is doing it once, so that a replay of a redacted body ends in the same rows.
 """
 
 from __future__ import annotations
@@ -112,15 +112,12 @@ def _named(value: Any, acts: Mapping[str, Act]) -> Any:
     return {name: v for name, v in done.items() if v is not _DROPPED}
 
 
-def redaction_of(
-    config: Config, name: str, block: SourceSettings, tables: Mapping[str, Table]
-) -> Redaction | None:
+def redaction_of(config: Config, block: SourceSettings, tables: Mapping[str, Table]) -> Redaction | None:
     """The rules of one source, None where it has none.
 
     Args:
         config: all settings.
-        name: of the source.
-        block: its own.
+        block: the source's own.
         tables: full table name to declaration.
 
     Raises:
