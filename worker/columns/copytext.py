@@ -5,12 +5,14 @@ https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.2
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from relay.records import Type
 
 _NULL: Final = "\\N"
+#: Lines in a block.
+_BLOCK: Final = 500
 _BOOL: Final[dict[bool | None, str]] = {True: "t", False: "f", None: _NULL}
 #: Kinds whose texts hold only digits, signs and the like.
 _PLAIN: Final = frozenset({Type.NUMBER.value, Type.INSTANT.value})
@@ -42,7 +44,13 @@ def _escaped(texts: list[str]) -> list[str]:
     return blob.split("\0") if changed else texts
 
 
-def copy_text(columns: Iterable[list[str]], order: Sequence[int]) -> bytes:
-    """The lines of a COPY; `order` picks rows and their order."""
+def copy_blocks(columns: Iterable[list[str]], order: Sequence[int]) -> Iterator[bytes]:
+    """The lines of a COPY, in blocks that the server can read while the next is made.
+
+    Args:
+        columns: fields, a list for each column.
+        order: picks rows and their order.
+    """
     lines = list(map("\t".join, zip(*columns, strict=True)))
-    return "\n".join([*(lines[n] for n in order), ""]).encode()
+    for start in range(0, len(order), _BLOCK):
+        yield "\n".join([*(lines[n] for n in order[start : start + _BLOCK]), ""]).encode()

@@ -21,7 +21,7 @@ from psycopg import errors
 from relay.errors import Transient
 from relay.records import Type, version_instant
 from worker.columns import sql
-from worker.columns.copytext import column_text, copy_text
+from worker.columns.copytext import column_text, copy_blocks
 from worker.columns.layout import Layout, quoted
 from worker.columns.values import instant_text
 from worker.columns.work import Part, Work
@@ -238,7 +238,8 @@ class Postgres(Destination):
             self._db.open().cursor() as cursor,
             cursor.copy(f"COPY pg_temp.{name} FROM STDIN".encode()) as copy,
         ):
-            copy.write(copy_text(fields, order))
+            for block in copy_blocks(fields, order):
+                copy.write(block)
 
 
 def _match(names: Sequence[str]) -> str:
