@@ -37,6 +37,11 @@ log = logger("delivery")
 ALIKE: Final = 8
 #: How long a refused batch (credentials, a table that is not ours) rests before it is tried as a probe.
 REFUSED_REST_S: Final = 30.0
+#: So many failures in a row of one batch, while others pass, are the fault of a record in it; then it waits long.
+STUBBORN: Final = 5
+HELD_S: Final = 900.0
+#: Reasons of `Transient` that may be a record's fault: the destination answered, and failed.
+_OVER_THIS: Final = frozenset({"transient", "server"})
 _EXACT_SIZE_FROM: Final = 65_536
 
 
@@ -117,12 +122,13 @@ class Reader:
 class Round:
     """What one claim came to, counted while it is delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, claimed: Sequence[Claimed]) -> None:
         self.counts: Counter[str] = Counter()
         self.again: dict[tuple[str, str], dict[int, float]] = {}  # (source, arrival) -> position -> seconds
         self.dead: list[tuple[str, int, bytes]] = []
         self.after: dict[str, dict[str, bytes]] = {}
         self.passed = self.failed = 0
+        self.tries = {one.arrival: one.tries for one in claimed}
         self.why = ""
         self.unknown = False
         self.wait_s = 0.0
@@ -156,7 +162,7 @@ class Round:
             if waits is None:
                 done.setdefault(one.source, []).append(one.arrival)
             else:
-                left = ",".join(str(p) for p in sorted(waits))
+                left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + 1}"
                 partly.append((one.source, one.arrival, left, int(max(waits.values()) * 1000)))
         fences = {table: list(entries.items()) for table, entries in self.after.items() if entries}
         # A lane rests as a whole where nothing got through; otherwise only what failed waits.
@@ -179,7 +185,9 @@ class Job(msgspec.Struct):
         return [self.owners.get(id(item), item) for item in self.batch]
 
 
-Result = list[Verdict] | Transient | Refused
+#: A verdict of None: the destination fails over this record alone, so it waits and holds nobody else up.
+Verdicts = list[Verdict | None]
+Result = Verdicts | Transient | Refused
 Place = tuple[str, int]
 
 
@@ -197,7 +205,7 @@ class Courier:
     def __call__(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:
         """Deliver a claim; returns the settlement, and the failures in a row after it."""
         work = self._reader.read(claimed)
-        turn = Round()
+        turn = Round(claimed)
         jobs: list[Job] = []
         for name, items in work.items.items():
             jobs.extend(self._prepare(work.tables[name], items, turn))
@@ -211,6 +219,7 @@ class Courier:
                 results.append(self._attempt(job))
                 if isinstance(results[-1], Transient) and results[-1].reason == "away":
                     break  # nobody is there: the rest would only wait for the same answer
+        self._isolate_stubborn(jobs, results, turn)
         self._judge(jobs, results, turn, failures)
         failures = failures + 1 if turn.failed else 0
         return turn.settlement(work, failures, turn.wait_s), failures
@@ -240,9 +249,30 @@ class Courier:
 
     def _attempt(self, job: Job) -> Result:
         try:
-            return self._bisect(job.spec, job.batch, [])
+            return list(self._bisect(job.spec, job.batch, []))
         except (Transient, Refused) as error:
             return error
+
+    def _isolate_stubborn(self, jobs: Sequence[Job], results: list[Result], turn: Round) -> None:
+        """Find the records over which a destination fails again and again while others pass."""
+        if not any(isinstance(result, list) for result in results):
+            return
+        for index, (job, result) in enumerate(zip(jobs, results, strict=False)):
+            stubborn = isinstance(result, Transient) and result.reason in _OVER_THIS and not result.unknown
+            if stubborn and min(turn.tries[i.event] for i in job.batch) >= STUBBORN - 1:
+                found = self._isolate(job.spec, job.batch)
+                if any(verdict is not None for verdict in found) or len(job.batch) == 1:
+                    results[index] = found
+
+    def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
+        try:
+            return list(self._bisect(spec, batch, []))
+        except (Transient, Refused) as error:
+            if len(batch) == 1:
+                log.warning("record_held", table=spec.name, key=batch[0].key, detail=str(error)[:500])
+                return [None]
+        half = len(batch) // 2
+        return self._isolate(spec, batch[:half]) + self._isolate(spec, batch[half:])
 
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str]) -> list[Verdict]:
         """Deliver, halving a batch that is refused until the refused records stand alone."""
@@ -270,6 +300,9 @@ class Courier:
         for job, result in zip(jobs, results, strict=False):
             if isinstance(result, list):
                 turn.passed += 1
+                held = [item for item, verdict in zip(job.owned(), result, strict=True) if verdict is None]
+                turn.repeat(held, HELD_S)
+                waiting.update((i.event, i.position) for i in held)
                 _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
             else:
                 waiting.update(self._failed(job, result, turn, failures))
@@ -285,10 +318,11 @@ class Courier:
                 turn.after.pop(job.spec.name, None)  # its markers stay as they are until all is stored
 
     def _failed(self, job: Job, error: Transient | Refused, turn: Round, failures: int) -> set[Place]:
+        before = max(failures, max(turn.tries[item.event] for item in job.batch))
         if isinstance(error, Refused):
-            wait = max(REFUSED_REST_S, delay_s(failures + 1, self._chance()))
+            wait = max(REFUSED_REST_S, delay_s(before + 1, self._chance()))
         else:
-            wait = delay_s(failures + 1, self._chance(), error.retry_after_s)
+            wait = delay_s(before + 1, self._chance(), error.retry_after_s)
             if error.unknown:
                 wait = max(wait, self.hold_s)
         turn.failed += 1
@@ -301,9 +335,9 @@ class Courier:
         return {(i.event, i.position) for i in job.owned()}
 
 
-def _note(fate: dict[Place, tuple[Item, Verdict]], owned: list[Item], verdicts: list[Verdict]) -> None:
+def _note(fate: dict[Place, tuple[Item, Verdict]], owned: list[Item], verdicts: Verdicts) -> None:
     """A record's verdict; a set that was taken apart is as good as its worst part."""
     for item, verdict in zip(owned, verdicts, strict=True):
         place = (item.event, item.position)
-        if place not in fate or isinstance(verdict, Rejected):
+        if verdict is not None and (place not in fate or isinstance(verdict, Rejected)):
             fate[place] = (item, verdict)

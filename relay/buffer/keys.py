@@ -18,7 +18,7 @@ key                                    type    holds
 `rh:lane:<lane>`                       hash    holder, until (ms), hold_until, failures, paused, why, in_flight
 `rh:sources:<lane>`                    set     sources with a queue in the lane
 `rh:queue:<lane>|<source>`             zset    arrival number -> when it is due (ms): what waits to be delivered
-`rh:left:<lane>`                       hash    arrival number -> positions of its records that are still to settle
+`rh:left:<lane>`                       hash    arrival number -> `positions;tries` of its records still to settle
 `rh:fence:<destination>|<table>`       hash    key -> newest version (and, of a set, its member keys) that was sent
 =====================================  ======  ================================================================
 

@@ -31,6 +31,7 @@ class Claimed(msgspec.Struct, frozen=True):
     arrival: str
     left: frozenset[int] | None
     blob: bytes
+    tries: int = 0
 
 
 class Settlement(msgspec.Struct):
@@ -38,7 +39,7 @@ class Settlement(msgspec.Struct):
 
     Args:
         done: source -> arrivals of which nothing is left in this lane.
-        partly: (source, arrival, positions left or empty for all, ms until they go again).
+        partly: (source, arrival, `positions left;tries` or empty for all, ms until they go again).
         dead: (arrival, position, letter). counts: ledger field -> n.
         fences: table -> [(key, fence entry)]. failures: in a row, of the lane. hold_ms: rest of the whole lane.
         why: the destination's words, empty when all is well. paused: why the lane waits for a person, or empty.
@@ -103,7 +104,7 @@ class Lane:
             return float(reply[1]) / 1000 if reply[1] >= 0 else -1.0
         rest = iter(reply[1:])
         return [
-            Claimed(sources[q], arrival.decode(), _positions(left), blob)
+            Claimed(sources[q], arrival.decode(), *_positions(left, blob))
             for q, arrival, left, blob in zip(rest, rest, rest, rest, strict=True)
         ]
 
@@ -178,8 +179,9 @@ class Lane:
         return [keys.queue(self.name, source) for source in sources]
 
 
-def _positions(left: bytes) -> frozenset[int] | None:
-    return frozenset(int(p) for p in left.split(b",")) if left else None
+def _positions(left: bytes, blob: bytes) -> tuple[frozenset[int] | None, bytes, int]:
+    positions, _, tries = left.partition(b";")
+    return frozenset(int(p) for p in positions.split(b",")) if positions else None, blob, int(tries or 0)
 
 
 class Watch:

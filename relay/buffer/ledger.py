@@ -100,7 +100,7 @@ def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
                     yield f"event {arrival.decode()} of {source} waits in {lane}, but its body is gone"
                     continue
                 left: Any = client.hget(keys.left(lane), arrival)
-                positions = {int(p) for p in left.split(b",")} if left else None
+                positions = {int(p) for p in left.partition(b";")[0].split(b",")} if left else None
                 packed = codec.unpack(blob)
                 declared = _declared(client, set(packed.meta.schemas.values()))
                 for position, record in enumerate(records_of(packed)):

@@ -29,7 +29,7 @@ CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ DECLARE made record; BEGIN
   FOR made IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP
-    IF made.object_identity LIKE 'relay.shopify%' THEN
+    IF made.object_type = 'table' AND made.object_identity LIKE 'relay.shopify%' THEN
       EXECUTE format('CREATE TRIGGER watch AFTER UPDATE OR DELETE ON %s FOR EACH ROW '
                      'EXECUTE FUNCTION public.note()', made.object_identity);
     END IF;
@@ -79,7 +79,6 @@ class Server:
         name = f"run{self._runs}"
         with psycopg.connect(self.uri(), autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {name} OWNER relay")  # type: ignore[arg-type]
-            admin.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'")  # type: ignore[arg-type]
         where = self._server.get_postmaster_info()
         with Proxy(f"{where.socket_dir}/.s.PGSQL.{where.port or 5432}") as proxy:
             database = Database(self, name, proxy)
@@ -141,7 +140,7 @@ class Database:
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay'")
 
     def deadlock(self) -> None:
-        """One that PostgreSQL must break; the relay's transaction, which looks first, is the one it ends."""
+        """One that PostgreSQL must break; the relay's transaction, which looks first (after 1 s), is ended."""
         with self.admin() as holder:
             holder.execute("SET deadlock_timeout = '60s'")
             with holder.transaction():

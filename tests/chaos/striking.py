@@ -5,12 +5,8 @@ Each strike returns how many requests or events were in flight when it struck.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable
-
-import psutil
 
 from tests.chaos.scene import LANES, Scene, freeze, thaw
 from tests.oracle.machine import eventually, kill
@@ -171,13 +167,3 @@ def valkey_cut(scene: Scene) -> int:
         thaw(server)
         scene.bus.cut()
     return count
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs."""
-    return psutil.pid_exists(pid)
-
-
-def stop(pid: int) -> None:
-    """SIGTERM."""
-    os.kill(pid, signal.SIGTERM)

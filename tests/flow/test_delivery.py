@@ -218,3 +218,20 @@ def test_a_drain_that_dies_between_commit_and_settlement_delivers_again_and_sett
 def test_a_dead_letter_says_whose_it_is():
     letter = Letter("s", "s_orders", '["1"]', "0" * 57, "no", "destination")
     assert encode_json(letter) == b'["s","s_orders","[\\"1\\"]","' + b"0" * 57 + b'","no","destination"]'
+
+
+def test_a_record_over_which_the_destination_fails_is_held_and_the_others_of_its_batch_are_stored(here):
+    """Five failures alike while other tables pass: the batch is taken apart, although nobody called it wrong."""
+    here.server.choose = lambda post: api.refuse(500) if any(p["id"] == 3 for p in post.points) else None
+    for n in range(6):
+        here.put(order(n))
+    for turn in range(8):
+        here.put(LINES.children({"order_id": 1000 + turn}, [{"id": 1}], at=1))
+        here.drain()
+        here.wake()
+    assert here.live() == [0, 1, 2, 4, 5]
+    assert here.states() == {"stored": 5, "pending": 1}
+    here.server.choose = lambda _post: None
+    here.drain()
+    assert here.states() == {"stored": 6}
+    assert ledger.audit(here.client, deep=True) == []

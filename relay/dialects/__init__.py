@@ -1,1 +1,0 @@
-"""One file for each API that the relay serves."""

@@ -1,0 +1,63 @@
+"""The table of faults: one row of docs/explanation/guarantees.md each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.chaos import serving, striking
+from tests.chaos.striking import Strike
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to break something.
+
+    Args:
+        strike: does it once. says: for people. in_flight: what was counted when it struck.
+        bus: needs a proxy before Redis. retries_dead: what was buried is retried at the end.
+    """
+
+    strike: Strike
+    says: str
+    in_flight: str = "events"
+    bus: bool = False
+    retries_dead: bool = False
+
+
+FAULTS: dict[str, Fault] = {
+    "web_worker_sigkill": Fault(striking.web_worker, "SIGKILL of a gunicorn worker", "requests"),
+    "web_master_sigkill": Fault(striking.web_master, "SIGKILL of gunicorn's master", "requests"),
+    "horse_sigkill": Fault(striking.horse, "SIGKILL of an RQ horse in mid-batch"),
+    "parent_sigkill": Fault(striking.parent, "SIGKILL of an RQ worker; its horse lives on"),
+    "horse_and_parent_sigkill": Fault(striking.horse_and_parent, "SIGKILL of an RQ worker and its horse"),
+    "worker_part_sigkill": Fault(striking.worker_part, "SIGKILL of `python -m worker`"),
+    "supervisor_sigkill": Fault(striking.supervisor, "SIGKILL of `relay up`, started again"),
+    "death_before_settle": Fault(
+        striking.after_commit, "SIGKILL between a destination's commit and the settle (PostgreSQL, Import API)"
+    ),
+    "valkey_sigkill": Fault(striking.valkey_sigkill, "SIGKILL of Valkey, restart on its AOF", "requests"),
+    "valkey_stall": Fault(striking.valkey_stall, "Valkey stands still for 10 s", "requests"),
+    "valkey_cut": Fault(striking.valkey_cut, "every connection to Valkey is cut", "requests", bus=True),
+    "postgres_restart": Fault(serving.postgres_restart, "PostgreSQL restarted, by turns in order and as a crash"),
+    "postgres_deadlock": Fault(serving.postgres_deadlock, "PostgreSQL ends the transaction for a deadlock"),
+    "postgres_refusing": Fault(serving.postgres_refusing, "PostgreSQL takes no connections for 2 s"),
+    "postgres_out_of_connections": Fault(
+        serving.postgres_out_of_connections, "no connection is left at PostgreSQL for 2 s"
+    ),
+    "import_500": Fault(serving.import_500, "Import API: 500", "rows"),
+    "import_503": Fault(serving.import_503, "Import API: 503 with Retry-After", "rows"),
+    "import_429": Fault(serving.import_429, "Import API: 429 with Retry-After", "rows"),
+    "import_400": Fault(
+        serving.import_400, "Import API: 400 for one record (buried, and retried at the end)", "rows", retries_dead=True
+    ),
+    "import_401": Fault(serving.import_401, "Import API: 401", "rows"),
+    "import_slow": Fault(serving.import_slow, "Import API: answers slowly", "rows"),
+    "import_never": Fault(serving.import_never, "Import API: never answers, having stored or not", "rows"),
+    "import_half": Fault(serving.import_half, "Import API: half an answer", "rows"),
+    "import_commit_then_drop": Fault(
+        serving.import_commit_then_drop, "Import API: stores, and drops the connection", "rows"
+    ),
+    "import_late_commit": Fault(
+        serving.import_late_commit, "Import API: drops the connection, and stores up to 1.5 s later", "rows"
+    ),
+}  # fmt: skip
