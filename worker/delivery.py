@@ -128,6 +128,11 @@ class Round:
         self.dead: list[tuple[str, int, bytes]] = []
         self.after: dict[str, dict[str, bytes]] = {}
         self.passed = self.failed = 0
+        self.shadows: dict[
+            tuple[str, str], list[Item]
+        ] = {}  # (table, key) -> older records that a newer one hides
+        self.newest: dict[tuple[str, str], Item] = {}
+        self.entries: dict[str, dict[str, bytes | None]] = {}  # table -> fence entries as they were
         self.tries = {one.arrival: one.tries for one in claimed}
         self.why = ""
         self.unknown = False
@@ -152,6 +157,13 @@ class Round:
         """Let records go again later."""
         for item in items:
             self.again.setdefault((item.source, item.event), {})[item.position] = after_s
+
+    def uncover(self, table: str, refused: Item) -> None:
+        """Let the older records of a row go, since the newest was refused; and the fence let them."""
+        self.repeat(self.shadows.pop((table, refused.key), ()), 0)
+        entries = self.entries.get(table)
+        if entries is not None and refused.members is None:
+            self.after.setdefault(table, {})[refused.key] = entries.get(refused.key) or b""
 
     def settlement(self, work: Work, failures: int, rest_s: float) -> Settlement:
         """What the buffer is told."""
@@ -228,10 +240,12 @@ class Courier:
         """A table's batches; each with the owners of its items, where a set was taken apart."""
         name = self.destination.name
         kept, old = collapse(items, keep_deleted=self.destination.keeps_deleted)
-        turn.settle(name, spec.name, old, SUPERSEDED)
+        turn.newest.update(((spec.name, item.key), item) for item in kept)
+        for item in old:
+            turn.shadows.setdefault((spec.name, item.key), []).append(item)
         if self.destination.conditional:
             return [Job(spec, batch, {}) for batch in split(kept, self.destination.limits)]
-        entries: dict[str, bytes | None] = {}
+        entries = turn.entries.setdefault(spec.name, {})
         for keys in (fence.keys_of(kept, spec), None):
             wanted = keys if keys is not None else fence.member_keys(kept, entries)
             fresh = [k for k in wanted if k not in entries]
@@ -313,12 +327,28 @@ class Courier:
             for place, (item, verdict) in fate.items():
                 if place not in waiting:
                     turn.settle(self.destination.name, table, [item], verdict)
+                    if isinstance(verdict, Rejected):
+                        turn.uncover(table, item)
+        self._settle_shadows(turn)
         for job in jobs:
             if any(i.members is not None and (i.event, i.position) in waiting for i in job.owned()):
                 turn.after.pop(job.spec.name, None)  # its markers stay as they are until all is stored
 
+    def _settle_shadows(self, turn: Round) -> None:
+        """Older records of a row share the fate of the newest: they are superseded only once it is settled."""
+        waits = turn.again
+        for (table, key), items in turn.shadows.items():
+            hidden_by = turn.newest.get((table, key))
+            after_s = (
+                waits.get((hidden_by.source, hidden_by.event), {}).get(hidden_by.position) if hidden_by else None
+            )
+            if after_s is None:
+                turn.settle(self.destination.name, table, items, SUPERSEDED)
+            else:
+                turn.repeat(items, after_s)
+
     def _failed(self, job: Job, error: Transient | Refused, turn: Round, failures: int) -> set[Place]:
-        before = max(failures, max(turn.tries[item.event] for item in job.batch))
+        before = max(failures, *(turn.tries[item.event] for item in job.batch))
         if isinstance(error, Refused):
             wait = max(REFUSED_REST_S, delay_s(before + 1, self._chance()))
         else:

@@ -235,3 +235,15 @@ def test_a_record_over_which_the_destination_fails_is_held_and_the_others_of_its
     here.drain()
     assert here.states() == {"stored": 6}
     assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_good_row_is_not_hidden_by_a_newer_one_that_is_refused(here):
+    here.server.objects_to = lambda point: "v 9 is not welcome" if point.get("v") == 9 else None
+    here.put(order(1, at=1, v=1))
+    here.put(order(1, at=2, v=2))
+    here.put(order(1, at=9, v=9))
+    here.drain()
+    here.drain()
+    assert [r["v"] for r in here.server.rows("s_orders")] == [2]
+    assert here.states() == {"stored": 1, "superseded": 1, "dead": 1}
+    assert ledger.audit(here.client, deep=True) == []
