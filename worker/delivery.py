@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -60,10 +60,18 @@ class Work(msgspec.Struct):
 
 
 class Reader:
-    """Turns claimed blobs into items; remembers declarations of tables by their content address."""
+    """Turns claimed blobs into items; remembers declarations of tables by their content address.
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane, self._codec = lane, Codec()
+    Args:
+        declared: declarations of tables by schema id.
+        partition, partitions: which share of the keys is ours.
+    """
+
+    def __init__(
+        self, declared: Callable[[list[str]], Mapping[str, bytes]], partition: int = 0, partitions: int = 1
+    ) -> None:
+        self._declared, self._codec = declared, Codec()
+        self._partition, self._partitions = partition, partitions
         self._known: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]] = {}
 
     def read(self, claimed: Sequence[Claimed]) -> Work:
@@ -82,13 +90,13 @@ class Reader:
                 if spec is None:
                     spec = work.tables[record.table] = self._spec(record.table, event.meta.schemas[record.table])
                 item = self._item(one, record, position, spec, rough, test=event.meta.test)
-                if self._lane.partitions == 1 or self._ours(record, spec):
+                if self._partitions == 1 or self._ours(record, spec):
                     work.items.setdefault(record.table, []).append(item)
         return work
 
     def _ours(self, record: Record, spec: TableSpec) -> bool:
         key = key_of(record.data, spec.parent or spec.key)
-        return partition_of(record.table, key, self._lane.partitions) == self._lane.partition
+        return partition_of(record.table, key, self._partitions) == self._partition
 
     def _item(
         self, one: Claimed, record: Record, position: int, spec: TableSpec, rough: int, *, test: bool
@@ -114,7 +122,7 @@ class Reader:
 
     def _learn(self, ids: Iterable[str]) -> None:
         unknown = [i for i in ids if i not in self._known]
-        for id_, text in schemas(self._lane.client, unknown).items():
+        for id_, text in self._declared(unknown).items():
             key, parent, columns = decode_json(text)
             self._known[id_] = (tuple(key), tuple(parent), columns)
 
@@ -208,7 +216,7 @@ class Courier:
 
     def __init__(self, lane: Lane, destination: Destination, chance: Callable[[], float] = random.random) -> None:
         self.lane, self.destination, self._chance = lane, destination, chance
-        self._reader = Reader(lane)
+        self._reader = Reader(lambda ids: schemas(lane.client, ids), lane.partition, lane.partitions)
         #: How long a destination may still apply a request whose connection was lost; nothing where it compares.
         self.hold_s = (
             0.0 if destination.conditional else float(getattr(destination.settings, "unknown_hold_s", 60))
@@ -239,7 +247,7 @@ class Courier:
     def _prepare(self, spec: TableSpec, items: list[Item], turn: Round) -> list[Job]:
         """A table's batches; each with the owners of its items, where a set was taken apart."""
         name = self.destination.name
-        kept, old = collapse(items, keep_deleted=self.destination.keeps_deleted)
+        kept, old = collapse(items, keep_deleted=self.destination.keeps_deleted or self.destination.marks)
         turn.newest.update(((spec.name, item.key), item) for item in kept)
         for item in old:
             turn.shadows.setdefault((spec.name, item.key), []).append(item)
@@ -250,7 +258,7 @@ class Courier:
             wanted = keys if keys is not None else fence.member_keys(kept, entries)
             fresh = [k for k in wanted if k not in entries]
             entries.update(zip(fresh, self.lane.fence(spec.name, fresh), strict=True))
-        passage = fence.decide(kept, spec, entries)
+        passage = fence.decide(kept, spec, entries, keep_rows=self.destination.marks)
         turn.settle(name, spec.name, [kept[i] for i in passage.superseded], SUPERSEDED)
         self.lane.intend(spec.name, list(passage.before.items()))
         turn.after[spec.name] = passage.after

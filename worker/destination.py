@@ -29,6 +29,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
+from relay.errors import Permanent
+
 STORED: Final = "stored"
 SUPERSEDED: Final = "superseded"
 
@@ -119,6 +121,34 @@ class TableInfo(msgspec.Struct, frozen=True):
     columns: dict[str, str]
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A row that a batch would make, or make different.
+
+    Args:
+        op: `inserted` or `changed`. table: the full name. key: the row's key columns, as the destination holds them.
+        fields: column to what it holds before and after, where they differ.
+    """
+
+    op: str
+    table: str
+    key: dict[str, Any]
+    fields: dict[str, tuple[Any, Any]]
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What a batch would do.
+
+    Args:
+        changes: rows that would be other than they are; a row that would only be noted as received again is not.
+        ignored: how many of the rows that the batch is about would stay as they are.
+        verdicts: as `deliver` would return them.
+    """
+
+    changes: list[Change]
+    ignored: int
+    verdicts: list[Verdict]
+
+
 class Settings(BaseModel):
     """What every destination's block in `relay.yaml` may say."""
 
@@ -142,6 +172,8 @@ class Destination(ABC):
     #: Newer-wins and sets are settled inside the destination itself. Where not, `worker.delivery` puts a version
     #: fence in Redis before it, and it is handed only rows and tombstones that are to be written, never sets.
     conditional: ClassVar[bool] = True
+    #: Tombstones are handed to it with what the row last held, kept in the fence.
+    marks: bool = False
     #: What a deleted row last held stays readable here.
     keeps_deleted: ClassVar[bool] = False
     limits: Limits
@@ -156,6 +188,18 @@ class Destination(ABC):
     @abstractmethod
     def ping(self) -> None:
         """Raise a `DeliveryError` where the destination would not take a batch now."""
+
+    def preview(self, batch: Batch) -> Preview:  # noqa: ARG002 - for those that can
+        """What `deliver` would make of a batch; nothing is stored.
+
+        Raises:
+            DeliveryError: as `deliver`; `Permanent` of reason `no_preview` where a destination cannot tell.
+        """
+        raise Permanent(
+            f"destination {self.name} (kind {self.settings.kind}) cannot be read back, so it cannot tell what "
+            "would change",
+            reason="no_preview",
+        )
 
     def tables(self) -> list[TableInfo]:
         """The tables that the relay made here; empty where a destination cannot be read."""

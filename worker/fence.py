@@ -1,6 +1,7 @@
 """Newer-wins for destinations that replace rows without comparing: what may be sent, and what must be remembered.
 
-A fence entry of a row is the newest version that was ever sent of it. An entry of a set (under its parent's key,
+A fence entry of a row is the newest version that was ever sent of it; where deleted rows are sent whole (`deletes:
+mark`), the row's data stands behind it. An entry of a set (under its parent's key,
 marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out. Pure: entries
 come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
 """
@@ -62,28 +63,67 @@ def member_keys(items: Sequence[Item], entries: Mapping[str, bytes | None]) -> l
     return list(found)
 
 
-def decide(items: Sequence[Item], table: TableSpec, entries: Mapping[str, bytes | None]) -> Passage:
+class _Sent:
+    """What is known to have been sent, growing with each decision.
+
+    Args:
+        entries: as read. keep_rows: also keep what each row held, for its tombstone.
+    """
+
+    def __init__(self, entries: Mapping[str, bytes | None], *, keep_rows: bool) -> None:
+        self.entries, self.keep_rows = entries, keep_rows
+        self.versions: dict[str, str] = {}
+        self.rows: dict[str, Any] = {}
+        for key, entry in entries.items():
+            if entry and not key.startswith(_SET):
+                version, _, data = entry.partition(b"\n")
+                self.versions[key] = version.decode()
+                if data:
+                    self.rows[key] = decode_json(data)
+
+    def allows(self, key: str, version: str) -> bool:
+        """Whether nothing newer was sent of a row; an equal version is the same delivery."""
+        return self.versions.get(key, "") <= version
+
+    def send(self, item: Item) -> Item:
+        """The item as it is to be sent."""
+        self.versions[item.key] = item.version
+        if not self.keep_rows:
+            return item
+        if item.op == "gone":
+            item = msgspec.structs.replace(item, data={**self.rows.get(item.key, {}), **item.data})
+        self.rows[item.key] = item.data
+        return item
+
+    def entry(self, item: Item) -> bytes:
+        """A sent row's entry."""
+        return item.version.encode() + (b"\n" + encode_json(item.data) if self.keep_rows else b"")
+
+
+def decide(
+    items: Sequence[Item], table: TableSpec, entries: Mapping[str, bytes | None], *, keep_rows: bool = False
+) -> Passage:
     """What of a table's items may be sent, in order of version.
 
     Args:
         items: in order of version.
         table: theirs.
         entries: of `keys_of` and `member_keys`.
+        keep_rows: tombstones carry what the row last held.
     """
     passage = Passage([], [], {}, {})
-    newest = {key: entry.decode() for key, entry in entries.items() if entry and not key.startswith(_SET)}
+    sent = _Sent(entries, keep_rows=keep_rows)
     sends: dict[str, tuple[Item, int]] = {}
     for index, item in enumerate(items):
         if item.members is None:
-            if newest.get(item.key, "") > item.version:
-                passage.superseded.append(index)
+            if sent.allows(item.key, item.version):
+                sends[item.key] = (sent.send(item), index)
             else:
-                newest[item.key] = item.version
-                sends[item.key] = (item, index)
+                passage.superseded.append(index)
         else:
-            _decide_set(item, index, table, passage, newest, sends, entries)
+            _decide_set(item, index, table, passage, sent, sends)
     passage.sends = list(sends.values())
-    passage.before.update((send.key, send.version.encode()) for send, _ in passage.sends)
+    passage.before.update((send.key, sent.entry(send)) for send, _ in passage.sends)
     return passage
 
 
@@ -92,12 +132,11 @@ def _decide_set(
     index: int,
     table: TableSpec,
     passage: Passage,
-    newest: dict[str, str],
+    sent: _Sent,
     sends: dict[str, tuple[Item, int]],
-    entries: Mapping[str, bytes | None],
 ) -> None:
     place = _SET + item.key
-    marker = _marker(passage.after.get(place) or entries.get(place))
+    marker = _marker(passage.after.get(place) or sent.entries.get(place))
     if marker.version > item.version:
         passage.superseded.append(index)
         return
@@ -106,20 +145,20 @@ def _decide_set(
     for member in item.members or ():
         key = key_of(member, table.key)
         new[key] = [member.get(column) for column in table.key]
-        if newest.get(key, "") <= item.version:
-            newest[key] = item.version
-            sends[key] = (_part(item, key, "row", member), index)
+        if sent.allows(key, item.version):
+            sends[key] = (sent.send(_part(item, key, "row", member)), index)
+    # Until all is stored, those to be deleted stay remembered: a second try must find them again.
+    pending = {_text(values): values for values in _marker(passage.before.get(place)).members}
+    remembered = [*(pending | old | new).values()]
     if not item.complete:
-        entry = encode_json(Marker(marker.version, [*(old | new).values()]))
-        passage.before[place] = passage.after[place] = entry
+        passage.before[place] = encode_json(Marker(marker.version, remembered))
+        passage.after[place] = encode_json(Marker(marker.version, [*(old | new).values()]))
         return
     for key, values in old.items():
-        if key not in new and newest.get(key, "") <= item.version:
-            newest[key] = item.version
+        if key not in new and sent.allows(key, item.version):
             data = dict(zip(table.key, values, strict=True))
-            sends[key] = (_part(item, key, "gone", data), index)
-    # Until all is stored, those to be deleted stay remembered: a second try must find them again.
-    passage.before[place] = encode_json(Marker(item.version, [*(old | new).values()]))
+            sends[key] = (sent.send(_part(item, key, "gone", data)), index)
+    passage.before[place] = encode_json(Marker(item.version, remembered))
     passage.after[place] = encode_json(Marker(item.version, list(new.values())))
 
 

@@ -247,3 +247,26 @@ def test_a_good_row_is_not_hidden_by_a_newer_one_that_is_refused(here):
     assert [r["v"] for r in here.server.rows("s_orders")] == [2]
     assert here.states() == {"stored": 1, "superseded": 1, "dead": 1}
     assert ledger.audit(here.client, deep=True) == []
+
+
+def test_with_deletes_mark_a_tombstone_is_the_last_row_and_a_mark_in_any_order(here):
+    here.put(order(1, at=1, v=1), LINES.children({"order_id": 1}, [{"id": 5, "sku": "a"}], at=1))
+    here.drain(deletes="mark")
+    here.put(ORDERS.gone({"id": 1}, at=3), LINES.children({"order_id": 1}, [], at=3))
+    here.put(order(1, at=2, v=2))
+    here.drain(deletes="mark")
+    (row,), (line,) = here.server.rows("s_orders"), here.server.rows("s_lines")
+    assert (row["v"], line["sku"]) == (2, "a")
+    assert "_relay_deleted_at" in row
+    assert "_relay_deleted_at" in line
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_with_deletes_keep_a_deleted_row_stays_as_it_was(here):
+    here.put(order(1, at=1, v=1))
+    here.drain(deletes="keep")
+    here.put(ORDERS.gone({"id": 1}, at=3))
+    here.drain(deletes="keep")
+    assert [r["v"] for r in here.server.rows("s_orders")] == [1]
+    assert here.live() == [1]
+    assert here.states() == {"stored": 2}

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ import pytest
 from tests.oracle import reading, world
 from tests.oracle.carts import shopify
 from tests.oracle.machine import Claim, Machine, eventually, gone, kill
+from tests.oracle.model import Model
 from tests.oracle.sending import Delivery, Sender
 
 SEED, EACH = 20_260_301, 255
@@ -213,10 +216,34 @@ def test_every_row_is_right_in_both_databases_after_a_storm_of_duplicates_and_ki
         assert world.faults_of_answers(sender.log) == []
         assert sum(a.posts for a in sender.log.values()) >= len(deliveries) * 1.09
         model = world.told(sender.log)
-        assert reading.differences(model, reading.sqlite_tables(machine.data / "warehouse.db")) == []
-        assert reading.differences(model, reading.postgres_tables(dsn, "relay")) == []
+        for tables in (
+            reading.sqlite_tables(machine.data / "warehouse.db"),
+            reading.postgres_tables(dsn, "relay"),
+        ):
+            assert reading.differences(model, tables) == []
+            assert_faults_would_show(model, tables)
         assert storm.twice() & storm.committed
         assert_accounted(machine, sender)
+
+
+def assert_faults_would_show(model: Model, tables: dict[str, list[reading.Row]]) -> None:
+    """The comparison itself: each kind of damage to one row of what was just found right is named."""
+    orders = tables["shopify_orders"]
+    live = next(n for n, row in enumerate(orders) if row["_relay_deleted_at"] is None)
+    deleted = next(n for n, row in enumerate(orders) if row["_relay_deleted_at"] is not None)
+
+    def damaged(n: int, **changes: Any) -> list[str]:
+        rows = [*orders[:n], {**orders[n], **changes}, *orders[n + 1 :]]
+        return reading.differences(model, {**tables, "shopify_orders": rows})
+
+    assert damaged(live, total_price="0.01")
+    assert damaged(live, _relay_deleted_at=orders[deleted]["_relay_deleted_at"])
+    assert damaged(live, id=1)
+    assert damaged(deleted, _relay_deleted_at=None)
+    lost = [row for row in tables["shopify_order_lines"] if row["_relay_deleted_at"] is not None]
+    back = [{**row, "_relay_deleted_at": None} for row in lost]
+    assert reading.differences(model, {**tables, "shopify_order_lines": [*tables["shopify_order_lines"], *back]})
+    assert reading.differences(model, {**tables, "shopify_orders": orders[:-1]})
 
 
 def assert_accounted(machine: Machine, sender: Sender) -> None:
@@ -291,8 +318,6 @@ def assert_commands_say_something(machine: Machine, event: str) -> None:
 
 def assert_tail_shows(machine: Machine) -> None:
     """`relay tail` beside posts that go on until it has ended."""
-    import threading
-
     shown: list[Any] = []
     tail = threading.Thread(target=lambda: shown.append(machine.command("tail", "--seconds", "2", "--json")))
     tail.start()
@@ -310,33 +335,27 @@ def assert_tail_shows(machine: Machine) -> None:
 def test_no_request_is_lost_while_settings_are_reloaded_good_or_broken() -> None:
     block = json.dumps({"sqlite": {"kind": "sqlite"}, "postgres": {"kind": "sqlite", "path": "other.db"}})
     good = world.config(block)
+    done: list[bool] = []
     with running(good) as machine:
-        sender = Sender(machine.port)
 
-        def reload(text: str, event: str, times: int) -> None:
+        def reload(text: str, event: str) -> None:
+            before = machine.supervisor_said(event)
             machine.file.write_text(text)
             machine.process.send_signal(signal.SIGHUP)
-            eventually(lambda: machine.err.read_text().count(event) == times, f"{event}, {times}", 60)
+            eventually(lambda: machine.supervisor_said(event) == before + 1, event, 60)
 
-        def web_workers() -> set[int]:
-            import psutil
-
-            return {child.pid for child in psutil.Process(machine.part("gunicorn")).children()}
-
-        def reloads() -> None:
-            old = web_workers()
-            reload(good + "linger_ms: 50\n", "config_reloaded", 1)
-            eventually(lambda: web_workers() and not web_workers() & old, "new gunicorn workers serve", 60)
-            kept = web_workers()
-            reload("sources: {shopify: {kind: nobody}}\n", "config_refused", 1)
-            assert web_workers() == kept
-            reload(good, "config_reloaded", 2)
-            eventually(lambda: web_workers() and not web_workers() & kept, "new gunicorn workers serve", 60)
+        def reload_all() -> None:
+            for good_text in (good + "linger_ms: 50\n", good):
+                old = machine.children("gunicorn")
+                reload(good_text, "config_reloaded")
+                eventually(lambda: not machine.children("gunicorn") & old, "new gunicorn workers serve alone", 60)  # noqa: B023
+                kept = machine.children("gunicorn")
+                reload("sources: {shopify: {kind: nobody}}\n", "config_refused")
+                assert machine.children("gunicorn") == kept
             done.append(True)
 
-        done: list[bool] = []
-        posts = endless(done)
-        sender.post(posts, reloads)
+        sender = Sender(machine.port)
+        sender.post(endless(done), reload_all)
         assert sender.repeats == 0, "every request was answered 202 at the first try"
         assert len(sender.log) > 50
         eventually(lambda: not machine.waiting(), "all is delivered", 60)
@@ -349,3 +368,10 @@ def endless(done: list[bool]) -> Iterator[Delivery]:
     rng = Random(SEED)
     while not done:
         yield from shopify(rng)
+
+
+def test_the_oracle_and_this_file_import_nothing_of_the_relay() -> None:
+    folder = Path(__file__).parents[1] / "oracle"
+    for file in (*folder.glob("*.py"), Path(__file__)):
+        found = re.findall(r"^\s*(?:from|import) (relay|worker)\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert found == [], file

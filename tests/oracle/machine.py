@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -86,6 +87,17 @@ class Machine:
     def words(self, last: int = 4000) -> str:
         """The end of what it said, for a failure's message."""
         return (self.out.read_text() + self.err.read_text())[-last:]
+
+    def supervisor_said(self, event: str) -> int:
+        """How often the supervisor itself has logged this."""
+        lines = [json.loads(line) for line in self.err.read_text().splitlines() if line.startswith("{")]
+        return sum(
+            line["event"] == event and line.get("logger_name", "").startswith("relay.supervisor") for line in lines
+        )
+
+    def children(self, word: str) -> set[int]:
+        """The processes under a part, by a word of the part's command line."""
+        return {child.pid for child in psutil.Process(self.part(word)).children()}
 
     def command(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run a command as a user does, in the same folder."""

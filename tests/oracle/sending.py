@@ -115,6 +115,9 @@ class Sender:
         try:
             if while_ is not None:
                 while_()
+        except BaseException:
+            self.refusals.append("given up")
+            raise
         finally:
             for hand in hands:
                 hand.join(self.patience_s + 30)

@@ -116,3 +116,15 @@ def test_a_set_that_was_half_sent_still_deletes_when_it_goes_again():
 
 def _well():
     return True, True
+
+
+def test_an_incomplete_set_behind_a_complete_one_does_not_forget_what_is_still_to_be_deleted():
+    here = Blind()
+    here.deliver([item("set", {"order_id": 7}, 1, 1, [{"order_id": 7, "id": 4}])], _well)
+    both = [
+        item("set", {"order_id": 7}, 2, 2, []),
+        item("set", {"order_id": 7}, 2, 3, [], complete=False),
+    ]
+    again = here.deliver(both, lambda: (False, False))
+    here.deliver(again, _well)
+    assert here.rows['["7","4"]'][1] == "gone"

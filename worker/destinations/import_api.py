@@ -117,6 +117,7 @@ class ImportApi(Destination):
     def __init__(self, name: str, settings: ImportApiSettings, data_dir: Path) -> None:
         super().__init__(name, settings, data_dir)
         self.limits = Limits(records=_POINTS, body_bytes=_BATCH_BYTES, concurrency=settings.concurrency)
+        self.marks = settings.deletes == "mark"
         self._http = _Http(settings)
 
     def deliver(self, batch: Batch) -> list[Verdict]:

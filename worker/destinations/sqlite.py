@@ -21,6 +21,7 @@ from pydantic import Field
 from relay.errors import DeliveryError, Permanent, Refused, Transient
 from relay.records import Type, arrival_instant, version_instant
 from worker.columns import sql
+from worker.columns.changes import Rows, compared
 from worker.columns.layout import (
     MISFIT,
     Column,
@@ -40,6 +41,7 @@ from worker.destination import (
     Destination,
     Item,
     Limits,
+    Preview,
     Settings,
     TableInfo,
     TableSpec,
@@ -98,17 +100,19 @@ class Sqlite(Destination):
 
     def deliver(self, batch: Batch) -> list[Verdict]:
         """Apply a batch in one transaction; see the contract."""
-        work = Work(batch)
         with self._transaction() as db:
+            return self._apply(db, batch)
+
+    def preview(self, batch: Batch) -> Preview:
+        """Apply a batch, look at its rows before and after, and roll back."""
+        with self._transaction(keep=False) as db:
             layout = self._layout(db, batch.table)
-            while wanted := work.fit(layout, DIALECT):
-                self._add(db, batch.table, layout, wanted)
-                layout = self._layout(db, batch.table)
-            stale = self._mark_sets(db, work)
-            self._upsert_rows(db, work, layout, stale)
-            self._upsert_gones(db, work, layout)
-            self._delete_strangers(db, work, layout, stale)
-        return work.verdicts
+            about = Work(batch)
+            about.fit(layout, DIALECT)
+            before = self._rows(db, about, layout)
+            verdicts = self._apply(db, batch)
+            after = self._rows(db, about, self._layout(db, batch.table))
+        return compared(batch.table.name, layout.names(batch.table.key), before, after, verdicts)
 
     def ping(self) -> None:
         """Raise unless the file can be written."""
@@ -138,6 +142,31 @@ class Sqlite(Destination):
         return TableInfo(name, rows, deleted, newest, {c.name: c.kind for c in layout.columns})
 
     # --- one batch ----------------------------------------------------------------------------------
+
+    def _apply(self, db: sqlite3.Connection, batch: Batch) -> list[Verdict]:
+        work = Work(batch)
+        layout = self._layout(db, batch.table)
+        while wanted := work.fit(layout, DIALECT):
+            self._add(db, batch.table, layout, wanted)
+            layout = self._layout(db, batch.table)
+        stale = self._mark_sets(db, work)
+        self._upsert_rows(db, work, layout, stale)
+        self._upsert_gones(db, work, layout)
+        self._delete_strangers(db, work, layout, stale)
+        return work.verdicts
+
+    def _rows(self, db: sqlite3.Connection, work: Work, layout: Layout) -> Rows:
+        """The rows that a batch is about, those of its sets' parents included."""
+        names = [*(column.name for column in layout.columns), *sql.RELAY]
+        key, found = layout.names(work.spec.key), {}
+        parent = layout.names(work.spec.parent)
+        for part, match in ((work.rows, key), (work.gones, key), (work.parents, parent)):
+            where = " AND ".join(f"{quoted(name)} = ?" for name in match)
+            find = f"SELECT {sql.listed(names)} FROM {quoted(layout.table)} WHERE {where}"
+            for cells in set(zip(*(part.columns[name] for name in match), strict=True)):
+                rows = [dict(zip(names, row, strict=True)) for row in db.execute(find, cells)]
+                found.update({tuple(row[name] for name in key): row for row in rows})
+        return found
 
     def _mark_sets(self, db: sqlite3.Connection, work: Work) -> set[int]:
         """Settle the sets against the newest complete ones; returns the places of those that came too late."""
@@ -274,7 +303,7 @@ class Sqlite(Destination):
         return self._connection
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, keep: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing, the catalogue being there; errors leave by consequence."""
         self._committing = False
         try:
@@ -283,8 +312,8 @@ class Sqlite(Destination):
             for statement in _CATALOGUE.split(";"):
                 db.execute(statement)
             yield db
-            self._committing = True
-            db.execute("COMMIT")
+            self._committing = keep
+            db.execute("COMMIT" if keep else "ROLLBACK")
         except (sqlite3.Error, OSError) as error:
             self._rollback()
             raise self._consequence(error) from None

@@ -21,11 +21,12 @@ from psycopg import errors
 from relay.errors import Transient
 from relay.records import Type, version_instant
 from worker.columns import sql
+from worker.columns.changes import Rows, compared
 from worker.columns.copytext import column_text, copy_blocks
 from worker.columns.layout import Layout, quoted
 from worker.columns.values import instant_text
 from worker.columns.work import Part, Work
-from worker.destination import SUPERSEDED, Batch, Destination, Limits, TableInfo, TableSpec, Verdict
+from worker.destination import SUPERSEDED, Batch, Destination, Limits, Preview, TableInfo, TableSpec, Verdict
 from worker.destinations.postgres.session import PostgresSettings, Session
 from worker.destinations.postgres.tables import DIALECT, TYPES, Tables
 
@@ -73,6 +74,21 @@ class Postgres(Destination):
                     self._tables.extend(batch.table, [])
         raise Transient(f"the table {batch.table.name} changes faster than it can be written")
 
+    def preview(self, batch: Batch) -> Preview:
+        """Apply a batch, look at its rows before and after, and roll back; changes of the shape included."""
+        with self._db.translated():
+            try:
+                with self._db.rehearsal():
+                    layout = self._tables.extend(batch.table, [])
+                    about = Work(batch)
+                    about.fit(layout, DIALECT)
+                    before = self._rows(about, layout)
+                    verdicts = self._apply(batch)
+                    after = self._rows(about, self._tables.layout(batch.table))
+            finally:
+                self._tables.forget(batch.table)
+        return compared(batch.table.name, layout.names(batch.table.key), before, after, verdicts)
+
     def ping(self) -> None:
         """Raise unless the server takes writes."""
         with self._db.translated():
@@ -110,8 +126,27 @@ class Postgres(Destination):
         self._upsert_gones(work, layout)
         self._delete_strangers(work, layout, stale)
         self._db.committing = True
-        self._db.run("COMMIT")
+        self._db.commit()
         return work.verdicts
+
+    def _rows(self, work: Work, layout: Layout) -> Rows:
+        """The rows that a batch is about, those of its sets' parents included; cells as the server words them."""
+        names = [*(column.name for column in layout.columns), *sql.RELAY]
+        key, found = layout.names(work.spec.key), {}
+        parent = layout.names(work.spec.parent)
+        for part, match in ((work.rows, key), (work.gones, key), (work.parents, parent)):
+            if not part.owners:
+                continue
+            lists = [f"{self._db.quote(list(map(str, part.columns[name])))}::text[]" for name in match]
+            same = [f"t.{quoted(name)} = u.k{n}::{TYPES[part.kinds[name]]}" for n, name in enumerate(match)]
+            rows = self._db.run(
+                f"SELECT {', '.join(f't.{quoted(name)}::text' for name in names)} "
+                f"FROM {self._db.at(layout.table)} AS t JOIN unnest({', '.join(lists)}) "
+                f"AS u({', '.join(f'k{n}' for n in range(len(match)))}) ON {' AND '.join(same)}"
+            ).fetchall()
+            for row in (dict(zip(names, cells, strict=True)) for cells in rows):
+                found[tuple(row[name] for name in key)] = row
+        return found
 
     def _begin(self, spec: TableSpec, layout: Layout) -> None:
         """Open the transaction; a change of the table's shape waits for it from here on.

@@ -53,6 +53,7 @@ class Session:
 
     def __init__(self, settings: PostgresSettings) -> None:
         self.settings, self.schema, self.committing = settings, settings.schema_name, False
+        self._rehearsing = False
         self._connection: psycopg.Connection[Any] | None = None
 
     def at(self, name: str) -> str:
@@ -131,8 +132,29 @@ class Session:
             return words
         return words.replace(str(password), "***") if password else words
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """One transaction around all that is begun and committed inside, rolled back at its end.
+
+        It waits for nobody's lock for long: others wait behind it then.
+        """
+        self.run(f"{self.opening()} SET LOCAL lock_timeout = '5s'; SET LOCAL TIME ZONE 'UTC'")
+        self._rehearsing = True
+        try:
+            yield
+        finally:
+            self._rehearsing = False
+            self.rollback()
+
+    def commit(self) -> None:
+        """End a transaction; in a rehearsal it goes on."""
+        if not self._rehearsing:
+            self.run("COMMIT")
+
     def opening(self) -> str:
         """How a transaction begins: nothing of it outlives the transaction."""
+        if self._rehearsing:
+            return ""
         return (
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; "
             f"SET LOCAL statement_timeout = {int(self.settings.statement_timeout_s * 1000)};"

@@ -93,7 +93,7 @@ class Tables:
             self._drop_columns(spec, actual)
         else:
             self._alter(spec, layout, wanted, actual)
-        self._db.run("COMMIT")
+        self._db.commit()
         self.forget(spec)
         return self.layout(spec)
 
