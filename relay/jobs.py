@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import base64
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from relay import intake
 from relay.buffer.failures import Failure, Failures
+from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import lane_states
 from relay.errors import IntakeError, MappingFailed
 from relay.intake import Source
@@ -46,13 +48,10 @@ def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, S
         except IntakeError as error:
             again.failed.update((i, str(error)) for i in ids)
             continue
-        counts = dict(mapped.counts)
-        for failure in group if destination else ():
-            at = f"r|{failure.source}|{destination}|{failure.table}|"
-            counts[at + "dead"] = counts.get(at + "dead", 0) - 1
-            counts[at + "discarded"] = counts.get(at + "discarded", 0) + 1
-        letters = ids if destination else []
-        queued = failures.requeue(source.name, arrival, mapped.blob, mapped.lanes, counts, letters, source.schemas)
+        letters = {failure.id: failure.account for failure in group if destination}
+        queued = failures.requeue(
+            source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, letters, source.schemas
+        )
         (again.queued if queued else again.waiting).extend(ids)
     return again
 
@@ -76,30 +75,53 @@ def replay(
         sources: as configured now.
         breathe: called after every few events; returns when there is room.
     """
-    again, codec = Again([], [], {}), Codec()
-    for done, (arrival, packed) in enumerate(events):
+    again = Again([], [], {})
+    for done, (source, arrival, mapped) in enumerate(_each(events, sources, again.failed)):
         if done % _STEP == 0:
             breathe()
-        source = sources.get(packed.meta.source)
-        if source is None:
-            again.failed[arrival] = f"there is no source {packed.meta.source} any more"
-            continue
-        try:
-            mapped = remapped(source, packed, codec)
-        except IntakeError as error:
-            again.failed[arrival] = str(error)
-            continue
         queued = failures.requeue(
-            source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, [], source.schemas
+            source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, {}, source.schemas
         )
         (again.queued if queued else again.waiting).append(arrival)
     return again
 
 
-def room(failures: Failures) -> bool:
-    """Whether the lanes are short enough for a replay to go on."""
-    states = lane_states(failures.client)
-    return sum(int(state["waiting"]) for state in states.values()) < _BACKLOG
+def rehearsal(
+    events: Iterable[tuple[str, Packed]], source: Source, failed: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """What `python -m worker preview` is told of a replay: where it goes, then each event as it maps now.
+
+    Args:
+        events: as for `replay`, of one source.
+        source: theirs.
+        failed: takes the events that cannot be mapped, and why.
+    """
+    schemas = {id_: text.decode() for id_, text in source.schemas.items()}
+    yield {"destinations": list(source.to), "schemas": schemas}
+    for _, arrival, mapped in _each(events, {source.name: source}, failed):
+        yield {"arrival": arrival, "source": source.name, "blob": base64.b64encode(mapped.blob).decode()}
+
+
+def _each(
+    events: Iterable[tuple[str, Packed]], sources: Mapping[str, Source], failed: dict[str, str]
+) -> Iterator[tuple[Source, str, Remapped]]:
+    codec = Codec()
+    for arrival, packed in events:
+        source = sources.get(packed.meta.source)
+        if source is None:
+            failed[arrival] = f"there is no source {packed.meta.source} any more"
+            continue
+        try:
+            yield source, arrival, remapped(source, packed, codec)
+        except IntakeError as error:
+            failed[arrival] = str(error)
+
+
+def room(failures: Failures, source: Source) -> bool:
+    """Whether the lanes that a source's events go to are short enough for a replay to go on."""
+    ours = {*source.to, *([ARCHIVE] if source.archive else [])}
+    states = lane_states(failures.client).items()
+    return sum(int(state["waiting"]) for lane, state in states if lane.split("/")[0] in ours) < _BACKLOG
 
 
 class Remapped(msgspec.Struct):

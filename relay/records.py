@@ -232,7 +232,8 @@ def instant_of_ns(ns: int) -> dt.datetime:
 
 
 _FRACTION: Final = re.compile(r"\.(\d+)")
-_DIGITS: Final = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+# Possessive: a long run of digits with something behind it would else be tried at every split.
+_DIGITS: Final = re.compile(r"-?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)")
 
 
 def instant_ns(value: Any) -> int | None:

@@ -34,7 +34,7 @@ _STOP_S: Final = 60.0
 _REDIS_TIMEOUT_S: Final = 30.0
 _fork: Final = multiprocessing.get_context("fork")
 _VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
-_STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {"events": jobs.events}
+_STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {"events": jobs.events, "preview": jobs.preview}
 log = telemetry.logger("worker")
 
 

@@ -6,6 +6,7 @@ Nothing here waits: what must go again is said in the settlement, and the lane o
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import msgspec
 
 from relay.buffer.failures import Letter
 from relay.buffer.lanes import Claimed, Lane, Settlement, schemas
-from relay.errors import Permanent, Refused, Transient
+from relay.errors import Permanent, Refused, StaleClaim, Transient
 from relay.records import (
     Codec,
     Record,
@@ -42,6 +43,8 @@ STUBBORN: Final = 5
 HELD_S: Final = 900.0
 #: Reasons of `Transient` that may be a record's fault: the destination answered, and failed.
 _OVER_THIS: Final = frozenset({"transient", "server"})
+#: After so long no further batch of a claim is begun: what was done is settled first, and RQ has its own limit.
+ENOUGH_S: Final = 30.0
 _EXACT_SIZE_FROM: Final = 65_536
 
 
@@ -143,8 +146,9 @@ class Round:
         self.entries: dict[str, dict[str, bytes | None]] = {}  # table -> fence entries as they were
         self.tries = {one.arrival: one.tries for one in claimed}
         self.why = ""
-        self.unknown = False
         self.wait_s = 0.0
+        #: For how long the lane rests, whatever passed: newer rows must not go while older ones may still arrive.
+        self.unknown_s = 0.0
 
     def settle(self, destination: str, table: str, items: Iterable[Item], verdict: Verdict) -> None:
         """Count records whose fate is known."""
@@ -185,11 +189,19 @@ class Round:
                 left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + 1}"
                 partly.append((one.source, one.arrival, left, int(max(waits.values()) * 1000)))
         fences = {table: list(entries.items()) for table, entries in self.after.items() if entries}
-        # A lane rests as a whole where nothing got through; otherwise only what failed waits.
-        hold_ms = int(rest_s * 1000) if self.failed and not self.passed else 0
+        # A lane rests as a whole where nothing got through or an outcome is unknown; else only what failed waits.
+        hold_s = max(self.unknown_s, rest_s if self.failed and not self.passed else 0.0)
         counts = {field: n for field, n in self.counts.items() if n}
         return Settlement(
-            done, partly, self.dead, counts, fences, failures if self.failed else 0, hold_ms, self.why, ""
+            done,
+            partly,
+            self.dead,
+            counts,
+            fences,
+            failures if self.failed else 0,
+            int(hold_s * 1000),
+            self.why,
+            "",
         )
 
 
@@ -207,7 +219,8 @@ class Job(msgspec.Struct):
 
 #: A verdict of None: the destination fails over this record alone, so it waits and holds nobody else up.
 Verdicts = list[Verdict | None]
-Result = Verdicts | Transient | Refused
+#: None of a whole batch: it was not tried.
+Result = Verdicts | Transient | Refused | None
 Place = tuple[str, int]
 
 
@@ -221,9 +234,11 @@ class Courier:
         self.hold_s = (
             0.0 if destination.conditional else float(getattr(destination.settings, "unknown_hold_s", 60))
         )
+        self._enough, self._unknown = 0.0, False
 
     def __call__(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:
         """Deliver a claim; returns the settlement, and the failures in a row after it."""
+        self._enough, self._unknown = time.monotonic() + ENOUGH_S, False
         work = self._reader.read(claimed)
         turn = Round(claimed)
         jobs: list[Job] = []
@@ -234,12 +249,9 @@ class Courier:
             with ThreadPoolExecutor(workers) as pool:
                 results = list(pool.map(self._attempt, jobs))
         else:
-            results = []
-            for job in jobs:
-                results.append(self._attempt(job))
-                if isinstance(results[-1], Transient) and results[-1].reason == "away":
-                    break  # nobody is there: the rest would only wait for the same answer
+            results = list(map(self._attempt, jobs))
         self._isolate_stubborn(jobs, results, turn)
+        turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, failures)
         failures = failures + 1 if turn.failed else 0
         return turn.settlement(work, failures, turn.wait_s), failures
@@ -270,6 +282,8 @@ class Courier:
         return [Job(spec, batch, {id(i): owners[id(i)] for i in batch}) for batch in batches]
 
     def _attempt(self, job: Job) -> Result:
+        if time.monotonic() > self._enough:
+            return None
         try:
             return list(self._bisect(job.spec, job.batch, []))
         except (Transient, Refused) as error:
@@ -282,7 +296,11 @@ class Courier:
         for index, (job, result) in enumerate(zip(jobs, results, strict=False)):
             stubborn = isinstance(result, Transient) and result.reason in _OVER_THIS and not result.unknown
             if stubborn and min(turn.tries[i.event] for i in job.batch) >= STUBBORN - 1:
-                found = self._isolate(job.spec, job.batch)
+                try:
+                    found = self._isolate(job.spec, job.batch)
+                except Transient as error:
+                    results[index] = error
+                    return
                 if any(verdict is not None for verdict in found) or len(job.batch) == 1:
                     results[index] = found
 
@@ -290,16 +308,34 @@ class Courier:
         try:
             return list(self._bisect(spec, batch, []))
         except (Transient, Refused) as error:
+            if self._enough == 0 and isinstance(error, Transient):
+                raise
             if len(batch) == 1:
                 log.warning("record_held", table=spec.name, key=batch[0].key, detail=str(error)[:500])
                 return [None]
         half = len(batch) // 2
         return self._isolate(spec, batch[:half]) + self._isolate(spec, batch[half:])
 
+    def _deliver(self, batch: Batch) -> list[Verdict]:
+        """One call of the destination.
+
+        Raises:
+            StaleClaim: the lane may be another drain's by now, and this destination would not notice.
+        """
+        if not self.destination.conditional and not self.lane.held():
+            raise StaleClaim(f"lane {self.lane.name} was not kept in time")
+        try:
+            return self.destination.deliver(batch)
+        except Transient as error:
+            self._unknown |= error.unknown
+            if error.unknown or error.reason == "away":
+                self._enough = 0.0  # the rest of the claim would only wait for the same answer
+            raise
+
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str]) -> list[Verdict]:
         """Deliver, halving a batch that is refused until the refused records stand alone."""
         try:
-            return self.destination.deliver(Batch(spec, batch))
+            return self._deliver(Batch(spec, batch))
         except Permanent as error:
             words = str(error)
             if error.reason == "foreign_table":
@@ -319,18 +355,19 @@ class Courier:
         """Settle what has its verdict; all else goes again."""
         fates: dict[str, dict[Place, tuple[Item, Verdict]]] = {}
         waiting: set[Place] = set()
-        for job, result in zip(jobs, results, strict=False):
+        for job, result in zip(jobs, results, strict=True):
             if isinstance(result, list):
                 turn.passed += 1
                 held = [item for item, verdict in zip(job.owned(), result, strict=True) if verdict is None]
                 turn.repeat(held, HELD_S)
                 waiting.update((i.event, i.position) for i in held)
                 _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
-            else:
+            elif result is not None:
                 waiting.update(self._failed(job, result, turn, failures))
-        for job in jobs[len(results) :]:
-            turn.repeat(job.owned(), turn.wait_s)
-            waiting.update((i.event, i.position) for i in job.owned())
+        for job, result in zip(jobs, results, strict=True):
+            if result is None:
+                turn.repeat(job.owned(), turn.wait_s if self._enough == 0 else 0)
+                waiting.update((i.event, i.position) for i in job.owned())
         for table, fate in fates.items():
             for place, (item, verdict) in fate.items():
                 if place not in waiting:

@@ -125,7 +125,8 @@ class Change(msgspec.Struct, frozen=True):
     """A row that a batch would make, or make different.
 
     Args:
-        op: `inserted` or `changed`. table: the full name. key: the row's key columns, as the destination holds them.
+        op: `inserted` or `changed`. table: the full name.
+        key: the row's key columns, as the destination holds them.
         fields: column to what it holds before and after, where they differ.
     """
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -15,16 +17,18 @@ from rq import get_current_job
 
 from relay import catalogue
 from relay.buffer.keys import ARCHIVE
-from relay.buffer.lanes import Lane
+from relay.buffer.lanes import Claimed, Lane
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import Bell
 from relay.errors import ConfigInvalid, DeliveryError
 from worker.archive import Archive, Wanted
-from worker.delivery import Courier
+from worker.delivery import Courier, Reader
 from worker.destination import Destination
 from worker.drain import Deliver, Pace
 from worker.drain import drain as serve
+from worker.preview import Spool
+from worker.preview import preview as previewed
 
 DESTINATIONS = "worker.destinations"
 #: Longer than any script of the buffer runs.
@@ -126,6 +130,31 @@ def events(config: Config, wanted: str) -> Iterator[dict[str, str]]:
     with contextlib.closing(open_archive(config)) as archive:
         for arrival, blob in archive.find(msgspec.json.decode(wanted, type=Wanted)):
             yield {"arrival": arrival, "blob": base64.b64encode(blob).decode()}
+
+
+def preview(config: Config) -> Iterator[dict[str, Any]]:
+    """What events would change, asked of each destination; nothing is stored.
+
+    Standard input has one JSON value a line: first the names of the `destinations` and the `schemas` of the tables
+    (id to declaration), then events with their records: `arrival`, `source`, `blob` in base64.
+    """
+    told = msgspec.json.decode(sys.stdin.readline())
+    schemas = {id_: text.encode() for id_, text in told["schemas"].items()}
+    with contextlib.closing(Spool()) as spool:
+        reader = Reader(lambda ids: {i: schemas[i] for i in ids})
+        while lines := list(itertools.islice(sys.stdin, _ARCHIVE_FULL)):
+            events = map(msgspec.json.decode, lines)
+            spool.add(
+                reader.read(
+                    [Claimed(e["source"], e["arrival"], None, base64.b64decode(e["blob"])) for e in events]
+                )
+            )
+        for name in told["destinations"]:
+            with contextlib.closing(open_destination(config, name)) as destination:
+                try:
+                    yield from previewed(destination, spool)
+                except DeliveryError as error:
+                    yield {"destination": name, "unseen": str(error)}
 
 
 def drain(lane_name: str) -> None:

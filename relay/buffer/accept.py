@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import msgspec
 import redis as driver
+from redis.exceptions import RedisError
 
 from relay.buffer import keys
 from relay.buffer.commit import Committer
-from relay.buffer.redis import connect, script
+from relay.buffer.redis import connect, script, unavailable
 from relay.errors import BufferUnavailable
 
 DAY_S: Final = 86_400
@@ -110,7 +111,10 @@ class Front:
         reply: Any = self._put(key_list, args)
         if reply[0] == b"need":
             known = {id_: text for delivery in group for id_, text in delivery.schemas.items()}
-            self.client.hset(keys.SCHEMAS, mapping={i.decode(): known[i.decode()] for i in reply[1:]})
+            try:
+                self.client.hset(keys.SCHEMAS, mapping={i.decode(): known[i.decode()] for i in reply[1:]})
+            except (RedisError, OSError) as error:
+                raise unavailable(error) from error
             reply = self._put(key_list, args)
         for lane in reply[2]:
             self._ring(lane.decode())

@@ -64,24 +64,27 @@ class Committer(Generic[In, Out]):
             if self._leaders < IN_FLIGHT:
                 self._leaders += 1
                 entry.leads = True
-        if not entry.leads:
-            entry.wake.wait(deadline_s)
-        while not entry.done:
-            with self._lock:
-                leads = entry.leads
-                if not leads:  # the deadline passed
-                    if entry in self._waiting:
-                        self._waiting.remove(entry)
-                    break
-            if time.monotonic() > give_up:
-                break
-            self._lead_one()
-        self._hand_over(entry)
+        try:
+            if not entry.leads:
+                entry.wake.wait(deadline_s)
+            while not entry.done and self._still(entry, give_up):
+                self._lead_one()
+        finally:  # a lead that is not handed over would be lost to all that come later
+            self._hand_over(entry)
+        # Another leader may have taken it along: then its answer is on the way. (Set by whoever made it an heir.)
+        entry.wake.clear()
+        if not entry.done:
+            entry.wake.wait(max(0.0, give_up - time.monotonic()))
         if entry.error is not None:
             raise entry.error
         if not entry.done:
             raise BufferUnavailable("Redis did not answer in time", reason="redis_slow", retry_after_s=2)
         return cast("Out", entry.answer)
+
+    def _still(self, entry: _Entry[In, Out], give_up: float) -> bool:
+        """Whether an entry that leads is still to be sent."""
+        with self._lock:
+            return entry.leads and entry in self._waiting and time.monotonic() <= give_up
 
     def _lead_one(self) -> None:
         with self._lock:
@@ -112,10 +115,10 @@ class Committer(Generic[In, Out]):
 
     def _hand_over(self, entry: _Entry[In, Out]) -> None:
         with self._lock:
+            if entry in self._waiting:  # the deadline passed: an entry that nobody waits for must not be an heir
+                self._waiting.remove(entry)
             if not entry.leads:
                 return
-            if entry in self._waiting:
-                self._waiting.remove(entry)
             entry.leads = False
             # The heir stays in the queue and sends itself with the rest; nobody is made leader twice.
             heir = next((e for e in self._waiting if not e.leads), None)

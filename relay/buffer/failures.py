@@ -51,6 +51,11 @@ class Failure(msgspec.Struct):
     table: str = ""
     key: str = ""
 
+    @property
+    def account(self) -> str:
+        """Where the ledger counts a dead letter."""
+        return f"r|{self.source}|{self.destination}|{self.table}|"
+
 
 class Failures:
     """Failures of one buffer."""
@@ -94,10 +99,10 @@ class Failures:
         blob: bytes,
         lanes: Sequence[str],
         counts: Mapping[str, int],
-        letters: Sequence[str],
+        letters: Mapping[str, str],
         schemas: Mapping[str, bytes],
     ) -> bool:
-        """Send an event through lanes again; False where it still waits in one of them.
+        """Send an event through lanes again; False where it still waits in one, or its letters are gone by now.
 
         Args:
             source: whose it is.
@@ -105,7 +110,7 @@ class Failures:
             blob: packed, with its records mapped anew.
             lanes: where its records go.
             counts: ledger fields to add.
-            letters: dead letters of it that this replaces.
+            letters: dead letters of it that this replaces, each with its prefix in the ledger.
             schemas: declarations of its tables.
         """
         names = [
@@ -115,11 +120,15 @@ class Failures:
         routes = []
         for lane in lanes:
             names += [keys.queue(lane, source), keys.lane(lane), keys.lane_sources(lane)]
-            routes.append((len(names) - 2, len(names) - 1, len(names), lane, int(keys.archives(lane))))
+            routes.append((len(names) - 2, len(names) - 1, len(names), lane))
+        lanes_known: Any = self.client.smembers(keys.LANES)
+        held = [keys.queue(lane.decode(), source) for lane in lanes_known if not keys.archives(lane.decode())]
+        places = range(len(names) + 1, len(names) + len(held) + 1)
+        names += held
         if schemas:
             fresh: Any = dict(schemas)
             self.client.hset(keys.SCHEMAS, mapping=fresh)
-        plan = _encode((source, arrival, routes, dict(counts), list(letters)))
+        plan = _encode((source, arrival, routes, dict(counts), list(letters.items()), list(places)))
         return bool(self._requeue(names, [plan, blob]) == 1)
 
     def discard(self, failure: Failure) -> bool:
@@ -128,5 +137,5 @@ class Failures:
             keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.QUARANTINE, keys.DEAD, keys.DEAD_COUNT,
         ]  # fmt: skip
         letter = failure.id if failure.destination else ""
-        prefix = f"r|{failure.source}|{failure.destination}|{failure.table}|" if letter else ""
+        prefix = failure.account if letter else ""
         return bool(self._discard(names, [failure.source, failure.arrival, letter, prefix]) == 1)

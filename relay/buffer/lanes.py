@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -15,8 +16,9 @@ from relay.buffer.redis import connect, script
 from relay.errors import StaleClaim
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-#: How long a drain's hold lasts without a sign of life; above a destination's longest request.
-LEASE_MS: Final = 120_000
+#: How long a drain's hold lasts without a sign of life, and how often it gives one.
+LEASE_MS: Final = 15_000
+BEAT_S: Final = 3.0
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -70,11 +72,20 @@ class Lane:
         self._begin, self._claim = script(client, "begin"), script(client, "claim")
         self._settle, self._finish = script(client, "settle"), script(client, "finish")
         self._fence, self._release = script(client, "fence"), script(client, "release")
+        self._renew = script(client, "renew")
         self._state = keys.lane(name)
+        self._seen = -LEASE_MS / 1000
 
     def begin(self) -> bool:
         """Take the lane; False where another drain lives in it or it rests."""
-        return bool(self._begin([self._state], [self.token, LEASE_MS]) == 1)
+        asked = time.monotonic()
+        taken = bool(self._begin([self._state], [self.token, LEASE_MS]) == 1)
+        self._seen = asked if taken else self._seen
+        return taken
+
+    def held(self) -> bool:
+        """Whether the lane is surely still ours; not so after a process stood still for longer than its lease."""
+        return time.monotonic() - self._seen < LEASE_MS / 1000
 
     def failures(self) -> int:
         """Failures in a row before this drain."""
@@ -153,6 +164,13 @@ class Lane:
         """Give the lane back; False where something is due, so that the drain must go on."""
         mode = "yield" if even_if_due else "idle"
         return bool(self._finish([self._state, *self._queues(sources)], [self.token, linger_ms, mode]) == 1)
+
+    def renew(self) -> bool:
+        """Say that this drain lives; False where the lane is no longer ours."""
+        asked = time.monotonic()
+        ours = bool(self._renew([self._state], [self.token, LEASE_MS]) == 1)
+        self._seen = asked if ours else self._seen
+        return ours
 
     def release(self) -> None:
         """Give the lane back with events in hand of which nobody knows what was settled."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import re
 import time
 from collections.abc import Iterator
@@ -14,12 +13,20 @@ import typer
 
 from relay import intake, jobs
 from relay.buffer.failures import Failures
+from relay.cli.lineage import lineage as touches
+from relay.cli.lineage import sought
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.config import Config
 from relay.errors import ConfigInvalid
-from relay.records import Codec, Packed, arrival_instant, full_version, instant_ns, key_of, records_of
+from relay.intake import Source
+from relay.records import Codec, Packed, instant_ns
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
+#: How often a replay looks whether there is room.
+_LOOK_S = 0.1
+_SORTS = ("inserted", "changed", "ignored", "rejected")
+#: Columns that say where a row comes from: in the JSON, and not for people.
+_ORIGIN = ("_relay_source", "_relay_event", "_relay_received_at", "_relay_version", "_relay_data_version")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -34,9 +41,12 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     since: Annotated[str, typer.Option(help="From when: a time (2026-11-20T08:00Z) or so long ago (90m, 2d).")],
     config: ConfigFile = None,
     data: DataDir = DATA,
-    until: Annotated[str | None, typer.Option(help="To when, not included.")] = None,
+    until: Annotated[str, typer.Option(help="To when, not included; default: now.")] = "0s",
     type_: Annotated[str, typer.Option("--type", help="Only this event type.")] = "",
     id_: Annotated[str, typer.Option("--id", help="Only this delivery id of the vendor's.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print which rows would change; store nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send archived events through the mapping as it is now; versions keep rows from going back."""
@@ -44,24 +54,86 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     sources = intake.sources_of(settings)
     if source not in sources:
         raise ConfigInvalid(f"there is no source {source!r}; configured: {', '.join(sources)}")
-    wanted = {"source": source, "type": type_, "delivery_id": id_, "since": _arrival(since)}
-    if until:
-        wanted["until"] = _arrival(until)
-    failures = Failures(buffer(settings))
+    wanted = {
+        "source": source, "type": type_, "delivery_id": id_, "since": _arrival(since), "until": _arrival(until),
+    }  # fmt: skip
+    if dry_run:
+        failed = _rehearse(settings, archived(settings, wanted), sources[source], as_json=as_json)
+    else:
+        failed = _replay(settings, archived(settings, wanted), sources[source], as_json=as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+Events = Iterator[tuple[str, Packed]]
+
+
+def _replay(config: Config, events: Events, source: Source, *, as_json: bool) -> bool:
+    failures = Failures(buffer(config))
 
     def breathe() -> None:
-        while not jobs.room(failures):
-            time.sleep(0.1)
+        said = False
+        while not jobs.room(failures, source):
+            if not said:
+                typer.echo("waiting until the lanes have room", err=True)
+            said = True
+            time.sleep(_LOOK_S)
 
-    again = jobs.replay(failures, archived(settings, wanted), sources, breathe=breathe)
+    again = jobs.replay(failures, events, {source.name: source}, breathe=breathe)
     if as_json:
         show(msgspec.to_builtins(again))
     else:
-        for arrival, why in again.failed.items():
-            typer.echo(f"{arrival}: {why}")
+        _say_failed(again.failed)
         numbers = f"{len(again.queued)} sent again, {len(again.waiting)} still wait"
         typer.echo(f"{numbers}, {len(again.failed)} could not be mapped")
-    raise typer.Exit(1 if again.failed else 0)
+    return bool(again.failed)
+
+
+def _rehearse(config: Config, events: Events, source: Source, *, as_json: bool) -> bool:
+    """Print what would change; whether an event cannot be mapped or a destination cannot tell."""
+    failed: dict[str, str] = {}
+    unseen: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    counts: dict[str, dict[str, int]] = {}
+    told = map(msgspec.json.encode, jobs.rehearsal(events, source, failed))
+    for line in stream_worker(config, "preview", told=told):
+        if "op" not in line:
+            counts.update({line["destination"]: line["counts"]} if "counts" in line else {})
+            unseen.update({line["destination"]: line["unseen"]} if "unseen" in line else {})
+        elif as_json:
+            rows.append(line)
+        else:
+            _say_row(line)
+    total = {name: sum(found[name] for found in counts.values()) for name in _SORTS}
+    if as_json:
+        show({**total, "rows": rows, "destinations": counts, "failed": failed, "unseen": unseen})
+    else:
+        _say_failed(failed)
+        for name, why in unseen.items():
+            typer.echo(f"{name}: {why}", err=True)
+        typer.echo(f"{', '.join(f'{n} {sort}' for sort, n in total.items())}; nothing was stored")
+    return bool(failed or unseen)
+
+
+def _say_failed(failed: dict[str, str]) -> None:
+    for arrival, why in failed.items():
+        typer.echo(f"{arrival}: {why}")
+
+
+def _say_row(row: dict[str, Any]) -> None:
+    """One row, and its fields but for those that say where it comes from."""
+    at = f"{row['destination']}  {row['op']}  {row['table']}"
+    if row["op"] == "rejected":
+        typer.echo(f"{at}  {row['key']}: {row['reason']}")
+        return
+    key = ", ".join(f"{name}={value}" for name, value in row["key"].items())
+    typer.echo(f"{at}  {key}")
+    for name, (old, new) in row["fields"].items():
+        if name not in row["key"] and name not in _ORIGIN:
+            typer.echo(f"    {name}: {_shown(old)} -> {_shown(new)}")
+
+
+def _shown(cell: Any) -> str:
+    return msgspec.json.encode(cell).decode()
 
 
 def archived(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, Packed]]:
@@ -96,51 +168,15 @@ def lineage(
     written = {full: (source, declared) for source in sources for full, declared in source.tables.values()}
     if table not in written:
         raise ConfigInvalid(f"no configured source writes a table {table!r}")
-    source, columns = written[table][0], written[table][1].key
-    wanted = key_of(dict(zip(columns, key, strict=False)), columns)
-    if len(key) != len(columns):
-        raise ConfigInvalid(f"the key of {table} is {', '.join(columns)}: give {len(columns)} values")
-    found = sorted(_touches(archived(settings, {"source": source.name}), table, columns, wanted), key=_version)
-    won = max((t for t in found if t["says"] != "leaves it out"), key=_version, default=None)
-    removed = [t for t in found if t["says"] == "leaves it out" and (won is None or t["version"] > won["version"])]
-    for touch in found:
-        touch["state"] = "won" if touch is won and not removed else "superseded"
-    if removed:
-        removed[-1]["state"] = "won"
+    source, declared = written[table]
+    if len(key) != len(declared.key):
+        columns = ", ".join(declared.key)
+        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
+    found = touches(archived(settings, {"source": source.name}), sought(table, declared, key))
     if as_json:
-        show(found)
+        show(msgspec.to_builtins(found))
         return
     for touch in found:
-        typer.echo(f"{touch['at']}  {touch['event']}  {touch['type']}: {touch['says']}, {touch['state']}")
+        typer.echo(f"{touch.at}  {touch.event}  {touch.type}: {touch.says}, {touch.state}")
     if not found:
         typer.echo("no delivery that is kept touched this row")
-
-
-def _version(touch: dict[str, Any]) -> str:
-    return str(touch["version"])
-
-
-def _touches(
-    events: Iterator[tuple[str, Packed]], table: str, columns: tuple[str, ...], wanted: str
-) -> Iterator[dict[str, Any]]:
-    for arrival, packed in events:
-        for record in records_of(packed) if not packed.meta.fault else ():
-            if record.table != table:
-                continue
-            if record.members is None:
-                says = "deletes it" if record.op != "row" else "writes it"
-                hit = key_of(record.data, columns) == wanted
-            else:
-                inside = any(key_of(member, columns) == wanted for member in record.members)
-                parent = tuple(record.data)
-                values = msgspec.json.decode(wanted)
-                ours = [str(v) for v in record.data.values()] == values[: len(parent)]
-                says = "writes it" if inside else "leaves it out"
-                hit = inside or (ours and record.complete)
-            if hit:
-                at = arrival_instant(arrival).astimezone(dt.UTC)
-                yield {
-                    "event": arrival, "at": f"{at:%Y-%m-%d %H:%M:%S}", "type": packed.meta.type,
-                    "delivery_id": packed.meta.delivery_id, "says": says,
-                    "version": full_version(record.version, arrival),
-                }  # fmt: skip

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,11 +60,20 @@ def ask_worker(config: Config, verb: str, *args: str) -> Any:
     return json.loads(done.stdout)
 
 
-def stream_worker(config: Config, verb: str, *args: str) -> Iterator[Any]:
-    """`ask_worker` for many answers: one JSON value a line, as they come."""
+def stream_worker(config: Config, verb: str, *args: str, told: Iterable[bytes] | None = None) -> Iterator[Any]:
+    """`ask_worker` for many answers: one JSON value a line, as they come.
+
+    `told` are lines for its standard input; it must read them all before it answers.
+    """
     command = [sys.executable, "-m", "worker", verb, *args]
     environment = worker_environment(config)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as asked:  # noqa: S603
+    given = subprocess.DEVNULL if told is None else subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=given, stdout=subprocess.PIPE) as asked:  # noqa: S603
+        if asked.stdin is not None:
+            # Where it ended early, its exit code says more than the broken pipe.
+            with contextlib.suppress(BrokenPipeError), asked.stdin as stdin:
+                for line in told or ():
+                    stdin.write(line + b"\n")
         for line in asked.stdout or ():
             yield json.loads(line)
     if asked.returncode != 0:

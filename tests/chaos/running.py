@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from tests.oracle.model import Model
 from tests.oracle.sending import Answers, Delivery
 
 _RECOVERS_S = 300.0
+#: How much of a share is posted as fast as it goes, and the pause between two of the rest.
+_AT_ONCE, _PAUSE_S = 0.4, 0.03
 
 
 @dataclass
@@ -87,7 +90,17 @@ def run(server: Server, name: str, faults: Sequence[str], *, strikes: int, event
     return result
 
 
+def _paced(share: list[Delivery], struck: threading.Event) -> Iterator[Delivery]:
+    """The first part at once; of the rest a few at a time, until it has struck: there is load when it does."""
+    for place, delivery in enumerate(share):
+        if place > len(share) * _AT_ONCE and not struck.is_set():
+            struck.wait(_PAUSE_S)
+        yield delivery
+
+
 def _strike(here: Scene, fault: Fault, share: list[Delivery], result: Result) -> None:
+    struck = threading.Event()
+
     def beside() -> None:
         time.sleep(here.rng.uniform(0, 0.3))
         began, until = time.monotonic(), here.clock()
@@ -96,11 +109,12 @@ def _strike(here: Scene, fault: Fault, share: list[Delivery], result: Result) ->
         except AssertionError as error:
             result.in_flight.append(0)
             result.problems.append(f"strike {here.turn}: {error}")
+        struck.set()
         _recovered(here, until, result)
         result.recovery_s.append(round(time.monotonic() - began, 1))
 
     sent = len(here.vendor.log)
-    here.vendor.post(share, beside)
+    here.vendor.post(_paced(share, struck), beside)
     sys.stderr.write(
         f"{result.fault} {here.turn + 1}: {result.in_flight[-1]} in flight, recovered in {result.recovery_s[-1]} s, "
         f"{len(here.vendor.log) - sent} new events\n"

@@ -28,7 +28,7 @@ def web_worker(scene: Scene) -> int:
             return None
         victim = scene.rng.choice(workers)
         freeze(victim)
-        time.sleep(0.03)
+        time.sleep(0.15)
         count = scene.requests_of(victim)
         if count:
             return victim, count

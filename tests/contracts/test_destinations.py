@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ from tests.contracts.destinations import (
     row,
     version,
 )
-from worker.destination import STORED, SUPERSEDED, Batch, Rejected, TableSpec
+from worker.columns.changes import ORIGIN
+from worker.destination import STORED, SUPERSEDED, Batch, Preview, Rejected, TableSpec
 
 KINDS = [kind for kind in catalogue.names(PACKAGE) if kind in HARNESSES]
 
@@ -824,3 +826,137 @@ def test_batches_are_on_disk_before_deliver_returns(sqlite: Harness) -> None:
     deliver(destination, row(1, id=1))
     assert destination._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert destination._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+# --- what a batch would do ----------------------------------------------------------------------------
+
+
+def shown(found: Preview) -> dict[tuple[str, ...], dict[str, tuple[Any, Any]]]:
+    """Changes by sort and key, without where the rows come from."""
+    return {
+        (change.op, *map(str, change.key.values())): {
+            name: cells for name, cells in change.fields.items() if name not in ORIGIN
+        }
+        for change in found.changes
+    }
+
+
+def one_of(*values: Any) -> Any:
+    """Equal to each of these: databases word a cell in their own way."""
+
+    class Any_:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return other in values
+
+    return Any_()
+
+
+def everything(place: Harness) -> list[Any]:
+    """The relay's tables with their shapes, as somebody outside finds them."""
+    catalogue_ = [place.rows(name) for name in ("_relay_tables", "_relay_columns", "_relay_sets")]
+    return [*catalogue_, *(place.rows(table["sql_name"]) for table in catalogue_[0])]
+
+
+def test_a_preview_tells_inserted_changed_and_ignored_rows_and_stores_nothing(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, row(5, id=1, total="1.00", note="a"), row(5, id=2, total="2.00"), row(5, id=4, total="4"))
+    before = everything(place)
+    batch = Batch(
+        ORDERS,
+        [
+            row(6, id=1, total="1.10", note="a", more="new column"),
+            row(4, id=2, total="9.00"),
+            row(1, id=3, total="3.00"),
+            gone(7, id=4),
+            row(1, total="5.00"),
+        ],
+    )
+    found = destination.preview(batch)
+    assert everything(place) == before
+    assert shown(found) == {
+        ("changed", "1"): {"total": ("1.00", "1.10"), "more": (None, "new column")},
+        ("inserted", "3"): {
+            "id": (None, "3"),
+            "total": (None, "3.00"),
+            "_relay_test": (None, one_of(False, "false")),
+        },
+        ("changed", "4"): {
+            "_relay_deleted_at": (None, one_of("2026-11-21T00:00:07.000000Z", "2026-11-21 00:00:07+00"))
+        },
+    }
+    assert found.ignored == 1
+    assert found.verdicts[:4] == [STORED, SUPERSEDED, STORED, STORED]
+    assert isinstance(found.verdicts[4], Rejected)
+    assert destination.deliver(batch)[:4] == found.verdicts[:4]
+    assert (shown(again := destination.preview(batch)), again.ignored) == ({}, 4)
+
+
+def test_a_preview_of_a_set_shows_its_lines_and_those_that_it_leaves_out(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, lines(5, "1", "a", "b"), lines(5, "2", "a"), table=LINES)
+    before = everything(place)
+    found = destination.preview(Batch(LINES, [lines(6, "1", "b", "c"), lines(4, "2", "z")]))
+    assert everything(place) == before
+    assert {(op, *key): set(fields) for (op, *key), fields in shown(found).items()} == {
+        ("changed", "1", "a"): {"_relay_deleted_at"},
+        ("changed", "1", "b"): {"at"},
+        ("inserted", "1", "c"): {"order_id", "sku", "at", "_relay_test"},
+    }
+    assert found.ignored == 1, "line a of order 2"
+
+
+def test_the_same_event_again_is_no_change(place: Harness) -> None:
+    """A set newer than all it holds, and one that says of a line what it is already."""
+    destination = place.open()
+    batch = Batch(LINES, [lines(5, "1", "a", "b", x=1), lines(6, "1", "b", complete=False, x=2)])
+    destination.deliver(batch)
+    assert (shown(found := destination.preview(batch)), found.ignored) == ({}, 2)
+    later = lines(7, "1", "b", x=2)
+    later.members[0]["at"] = 6  # type: ignore[index]
+    assert list(shown(destination.preview(Batch(LINES, [later])))) == [("changed", "1", "a")]
+
+
+def test_a_preview_into_a_place_without_tables_makes_none(place: Harness) -> None:
+    destination = place.open()
+    assert [change.op for change in destination.preview(Batch(ORDERS, [row(1, id=1, n=10**30)])).changes] == [
+        "inserted"
+    ]
+    assert destination.tables() == []
+    assert deliver(destination, row(1, id=1, n=5)) == [STORED]
+    found = destination.preview(Batch(ORDERS, [row(2, id=1, n=10**30)]))
+    assert shown(found)["changed", "1"]["n"] == (one_of(5, "5"), str(10**30))
+    assert place.rows("shop_orders")[0]["n"] == 5
+    assert deliver(destination, row(2, id=1, n=10**30)) == [STORED]
+    assert str(place.rows("shop_orders")[0]["n"]) == str(10**30)
+
+
+def test_a_preview_refuses_a_table_that_is_not_ours(place: Harness) -> None:
+    place.execute("CREATE TABLE shop_orders (id text)")
+    with pytest.raises(Permanent, match="shop_orders") as caught:
+        place.open().preview(Batch(ORDERS, [row(1, id=1)]))
+    assert caught.value.reason == "foreign_table"
+
+
+def test_a_preview_that_fails_leaves_the_destination_usable(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, row(1, id=1, total="1"))
+    place.execute("DROP TABLE shop_orders")
+    assert [change.op for change in destination.preview(Batch(ORDERS, [row(2, id=1)])).changes] == ["inserted"]
+    place.execute("CREATE TABLE shop_orders (id text)")
+    with pytest.raises(DeliveryError):
+        destination.preview(Batch(ORDERS, [row(2, id=1, new_column=2)]))
+    place.execute("DROP TABLE shop_orders")
+    assert deliver(destination, row(3, id=1, total="3")) == [STORED]
+    assert data(place.rows("shop_orders"))[0]["total"] == "3"
+
+
+def test_a_preview_in_postgres_does_not_wait_for_a_lock_for_long(postgres: PostgresHarness) -> None:
+    destination = postgres.open()
+    deliver(destination, row(1, id=1))
+    with closing(postgres.connect()) as other, other.transaction():
+        other.execute("LOCK TABLE shop_orders IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Transient, match="lock timeout"):
+            destination.preview(Batch(ORDERS, [row(2, id=1)]))
+    assert deliver(destination, row(2, id=1)) == [STORED]

@@ -3,14 +3,22 @@
 --
 -- KEYS  1 events, 2 refs, 3 ledger, 4 bytes, 5 lanes, 6 quarantine, 7 dead, 8 deadcount, then as the plan names
 -- ARGV  1 plan (msgpack), 2 blob
---   plan    {source, arrival, routes, ledger fields -> n, fields of dead letters to drop}
---   routes  {queue key, lane key, sources key, lane, 1 where it may wait already (the archive)}
--- Returns  1 queued; 0 it still waits in one of the lanes, so nothing was done
+--   plan    {source, arrival, routes, ledger fields -> n, dead letters to drop, queues it must not wait in}
+--   routes  {queue key, lane key, sources key, lane}
+--   letter  {field, ledger prefix of the letter (`r|…|`)}
+-- Returns  1 queued; 0 it still waits in some lane, or another retry was quicker, so nothing was done
+--
+-- The blob is replaced by one that is mapped anew, so no lane may still be counting the records of the old one.
 local plan = cmsgpack.unpack(ARGV[1])
 local source, arrival = plan[1], plan[2]
-for _, route in ipairs(plan[3]) do
-  if route[5] == 0 and redis.call("ZSCORE", KEYS[route[1]], arrival) then return 0 end
+for _, queue in ipairs(plan[6]) do
+  if redis.call("ZSCORE", KEYS[queue], arrival) then return 0 end
 end
+local there = #plan[5] == 0
+for _, letter in ipairs(plan[5]) do
+  there = there or redis.call("HEXISTS", KEYS[7], letter[1]) == 1
+end
+if not there then return 0 end
 local time = redis.call("TIME")
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local old = redis.call("HSTRLEN", KEYS[1], arrival)
@@ -21,10 +29,12 @@ if redis.call("ZREM", KEYS[6], arrival) == 1 then
   redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|quarantined", -1)
   redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|mapped", 1)
 end
-for _, field in ipairs(plan[5]) do
-  if redis.call("HDEL", KEYS[7], field) == 1 then
+for _, letter in ipairs(plan[5]) do
+  if redis.call("HDEL", KEYS[7], letter[1]) == 1 then
     holders = holders - 1
     if redis.call("HINCRBY", KEYS[8], arrival, -1) <= 0 then redis.call("HDEL", KEYS[8], arrival) end
+    redis.call("HINCRBY", KEYS[3], letter[2] .. "dead", -1)
+    redis.call("HINCRBY", KEYS[3], letter[2] .. "discarded", 1)
   end
 end
 for _, route in ipairs(plan[3]) do

@@ -20,10 +20,19 @@ for _, fence in ipairs(plan[5]) do
   redis.call("HSET", KEYS[fence[1]], unpack(fence[2]))
 end
 for _, letter in ipairs(plan[3]) do
+  local before = redis.call("HGET", KEYS[7], letter[1])
   redis.call("HSET", KEYS[7], letter[1], letter[2])
-  redis.call("HINCRBY", KEYS[8], letter[3], 1)
-  -- A dead letter holds its event as a lane does.
-  redis.call("HSET", KEYS[3], letter[3], tonumber(redis.call("HGET", KEYS[3], letter[3]) or 1) + 1)
+  if before then
+    -- Sent again while its letter was still there (a replay), and refused again: the new letter takes its place.
+    local old, destination = cjson.decode(before), letter[1]:match("|([^|]*)|")
+    local at = "r|" .. old[1] .. "|" .. destination .. "|" .. old[2] .. "|"
+    redis.call("HINCRBY", KEYS[4], at .. "dead", -1)
+    redis.call("HINCRBY", KEYS[4], at .. "discarded", 1)
+  else
+    redis.call("HINCRBY", KEYS[8], letter[3], 1)
+    -- A dead letter holds its event as a lane does.
+    redis.call("HSET", KEYS[3], letter[3], tonumber(redis.call("HGET", KEYS[3], letter[3]) or 1) + 1)
+  end
 end
 for _, group in ipairs(plan[1]) do
   local queue, source, freed = KEYS[group[1]], group[2], 0
