@@ -1,4 +1,4 @@
-"""`python -m bench [accept|drain|freshness|all] [--quick]`: prints one Markdown table; exit 1 where a target is missed."""
+"""`python -m bench [accept|drain|freshness|all] [--quick]`: a Markdown table; exit 1 where a target is missed."""
 
 from __future__ import annotations
 

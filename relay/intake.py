@@ -43,6 +43,8 @@ from relay.source import Reply, Vendor
 
 SOURCES: Final = "relay.sources"
 _MAX_FORM_FIELDS: Final = 10_000
+#: Each lane is a drain of its own, and so a connection.
+MOST_LANES: Final = 64
 
 
 class Source:
@@ -111,7 +113,7 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
             if setting not in vendor.settings:
                 raise config.fault(f"{at}.{setting}", f"unknown setting of kind {block.kind}")
         settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
-    lanes = {d: int(config.settings.destinations[d].get("lanes", 1)) for d in block.to}
+    lanes = {d: _lanes(config, d) for d in block.to}
     secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
     return Source(
         name,
@@ -124,6 +126,13 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         archived=config.settings.archive_days > 0,
         redaction=redaction_of(config, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
     )
+
+
+def _lanes(config: Config, destination: str) -> int:
+    lanes = config.settings.destinations[destination].get("lanes", 1)
+    if type(lanes) is not int or not 1 <= lanes <= MOST_LANES:
+        raise config.fault(f"destinations.{destination}.lanes", f"a whole number from 1 to {MOST_LANES}")
+    return lanes
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -159,6 +168,7 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
     if not source.secrets:
         raise SecretMissing(f"source {source.name} has no secret yet")
     request = verified(source, request, now, limit)
+    data: Any = None
     try:
         data = decode_body(request, forms=source.vendor.forms)
         if source.vendor.scrub is not None:
@@ -167,7 +177,7 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
             data = source.redaction.body(data)
         events = source.vendor.read(request, data)
     except MalformedPayload as error:
-        raw = request.body if source.redaction is None else source.redaction.unread(request.body)
+        raw = _unread_body(source, request, data)
         offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
         return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
     clean = source.vendor.scrub is None and source.redaction is None
@@ -188,6 +198,19 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
 
 def _kept(source: Source, event: Event) -> bytes:
     return encode_json(event.data if source.redaction is None else source.redaction.kept(event.data))
+
+
+def _unread_body(source: Source, request: Request, data: Any) -> bytes:
+    """What may be kept of a body that is not of the vendor's shape.
+
+    Args:
+        source: whose it is.
+        request: as verified.
+        data: the body decoded, without its secrets; None where it could not even be decoded.
+    """
+    if source.redaction is not None or (source.vendor.scrub is not None and data is None):
+        return Redaction.unread(request.body)
+    return request.body if source.vendor.scrub is None else encode_json(data)
 
 
 def _unread(source: Source, request: Request) -> Event:

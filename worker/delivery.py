@@ -139,11 +139,11 @@ class Round:
         self.dead: list[tuple[str, int, bytes]] = []
         self.after: dict[str, dict[str, bytes]] = {}
         self.passed = self.failed = 0
-        self.shadows: dict[
-            tuple[str, str], list[Item]
-        ] = {}  # (table, key) -> older records that a newer one hides
+        # (table, key) -> older records that a newer one hides
+        self.shadows: dict[tuple[str, str], list[Item]] = {}
         self.newest: dict[tuple[str, str], Item] = {}
         self.entries: dict[str, dict[str, bytes | None]] = {}  # table -> fence entries as they were
+        self.failing: set[str] = set()
         self.tries = {one.arrival: one.tries for one in claimed}
         self.why = ""
         self.wait_s = 0.0
@@ -186,23 +186,14 @@ class Round:
             if waits is None:
                 done.setdefault(one.source, []).append(one.arrival)
             else:
-                left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + 1}"
+                left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + (one.arrival in self.failing)}"
                 partly.append((one.source, one.arrival, left, int(max(waits.values()) * 1000)))
         fences = {table: list(entries.items()) for table, entries in self.after.items() if entries}
         # A lane rests as a whole where nothing got through or an outcome is unknown; else only what failed waits.
         hold_s = max(self.unknown_s, rest_s if self.failed and not self.passed else 0.0)
         counts = {field: n for field, n in self.counts.items() if n}
-        return Settlement(
-            done,
-            partly,
-            self.dead,
-            counts,
-            fences,
-            failures if self.failed else 0,
-            int(hold_s * 1000),
-            self.why,
-            "",
-        )
+        failures = failures if self.failed else 0
+        return Settlement(done, partly, self.dead, counts, fences, failures, int(hold_s * 1000), self.why, "")
 
 
 class Job(msgspec.Struct):
@@ -244,12 +235,9 @@ class Courier:
         jobs: list[Job] = []
         for name, items in work.items.items():
             jobs.extend(self._prepare(work.tables[name], items, turn))
-        workers = min(self.destination.limits.concurrency, len(jobs))
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as pool:
-                results = list(pool.map(self._attempt, jobs))
-        else:
-            results = list(map(self._attempt, jobs))
+        with ThreadPoolExecutor(self.destination.limits.concurrency) as pool:
+            several = self.destination.limits.concurrency > 1 and len(jobs) > 1
+            results = list((pool.map if several else map)(self._attempt, jobs))
         self._isolate_stubborn(jobs, results, turn)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, failures)
@@ -296,32 +284,23 @@ class Courier:
         for index, (job, result) in enumerate(zip(jobs, results, strict=False)):
             stubborn = isinstance(result, Transient) and result.reason in _OVER_THIS and not result.unknown
             if stubborn and min(turn.tries[i.event] for i in job.batch) >= STUBBORN - 1:
-                try:
-                    found = self._isolate(job.spec, job.batch)
-                except Transient as error:
-                    results[index] = error
-                    return
-                if any(verdict is not None for verdict in found) or len(job.batch) == 1:
+                found = self._isolate(job.spec, job.batch)
+                sure = self._enough > 0  # else it went away meanwhile, and nobody is to blame
+                if sure and (any(verdict is not None for verdict in found) or len(job.batch) == 1):
                     results[index] = found
 
     def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
         try:
             return list(self._bisect(spec, batch, []))
         except (Transient, Refused) as error:
-            if self._enough == 0 and isinstance(error, Transient):
-                raise
-            if len(batch) == 1:
+            if len(batch) == 1 or self._enough == 0:
                 log.warning("record_held", table=spec.name, key=batch[0].key, detail=str(error)[:500])
-                return [None]
+                return [None] * len(batch)
         half = len(batch) // 2
         return self._isolate(spec, batch[:half]) + self._isolate(spec, batch[half:])
 
     def _deliver(self, batch: Batch) -> list[Verdict]:
-        """One call of the destination.
-
-        Raises:
-            StaleClaim: the lane may be another drain's by now, and this destination would not notice.
-        """
+        """One call, unless the lane may be another drain's by now and the destination would not notice."""
         if not self.destination.conditional and not self.lane.held():
             raise StaleClaim(f"lane {self.lane.name} was not kept in time")
         try:
@@ -362,12 +341,8 @@ class Courier:
                 turn.repeat(held, HELD_S)
                 waiting.update((i.event, i.position) for i in held)
                 _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
-            elif result is not None:
+            else:
                 waiting.update(self._failed(job, result, turn, failures))
-        for job, result in zip(jobs, results, strict=True):
-            if result is None:
-                turn.repeat(job.owned(), turn.wait_s if self._enough == 0 else 0)
-                waiting.update((i.event, i.position) for i in job.owned())
         for table, fate in fates.items():
             for place, (item, verdict) in fate.items():
                 if place not in waiting:
@@ -392,7 +367,12 @@ class Courier:
             else:
                 turn.repeat(items, after_s)
 
-    def _failed(self, job: Job, error: Transient | Refused, turn: Round, failures: int) -> set[Place]:
+    def _failed(self, job: Job, error: Transient | Refused | None, turn: Round, failures: int) -> set[Place]:
+        places = {(i.event, i.position) for i in job.owned()}
+        if error is None:
+            turn.repeat(job.owned(), 0)
+            return places
+        turn.failing.update(event for event, _ in places)
         before = max(failures, *(turn.tries[item.event] for item in job.batch))
         if isinstance(error, Refused):
             wait = max(REFUSED_REST_S, delay_s(before + 1, self._chance()))
@@ -407,7 +387,7 @@ class Courier:
             "delivery_failed", destination=self.destination.name, table=job.spec.name, records=len(job.batch),
             reason=error.reason, wait_s=round(wait, 2), detail=str(error)[:500],
         )  # fmt: skip
-        return {(i.event, i.position) for i in job.owned()}
+        return places
 
 
 def _note(fate: dict[Place, tuple[Item, Verdict]], owned: list[Item], verdicts: Verdicts) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 import msgspec
+from redis.exceptions import RedisError
 
 from relay.buffer.lanes import BEAT_S, Claimed, Lane, Settlement
 from relay.errors import BufferUnavailable, StaleClaim
@@ -65,8 +66,9 @@ def drain(
         # Another drain has the lane, and with it everything that this one left unsettled.
         log.warning("lane_lost", lane=lane.name, detail=str(error))
         return False
-    except BufferUnavailable as error:
-        log.warning("buffer_unavailable", lane=lane.name, reason=error.reason, detail=str(error))
+    except (BufferUnavailable, RedisError) as error:  # a script's, or a plain command's
+        reason = error.reason if isinstance(error, BufferUnavailable) else "redis_away"
+        log.warning("buffer_unavailable", lane=lane.name, reason=reason, detail=str(error))
         return _given_back(lane)
 
 

@@ -138,11 +138,11 @@ def preview(config: Config) -> Iterator[dict[str, Any]]:
     Standard input has one JSON value a line: first the names of the `destinations` and the `schemas` of the tables
     (id to declaration), then events with their records: `arrival`, `source`, `blob` in base64.
     """
-    told = msgspec.json.decode(sys.stdin.readline())
+    told = msgspec.json.decode(sys.stdin.buffer.readline())
     schemas = {id_: text.encode() for id_, text in told["schemas"].items()}
     with contextlib.closing(Spool()) as spool:
         reader = Reader(lambda ids: {i: schemas[i] for i in ids})
-        while lines := list(itertools.islice(sys.stdin, _ARCHIVE_FULL)):
+        while lines := list(itertools.islice(sys.stdin.buffer, _ARCHIVE_FULL)):
             events = map(msgspec.json.decode, lines)
             spool.add(
                 reader.read(

@@ -45,16 +45,18 @@ class Spool:
             rows = [(name, key_of(item.data, of), encode_json(item)) for item in items]
             self._db.executemany("INSERT INTO items VALUES (?, ?, ?)", rows)
 
-    def batches(self, destination: Destination) -> Iterator[Batch]:
-        """The newest records of each key; a key's, or a parent's, are never apart."""
+    def batches(self, most: int) -> Iterator[Batch]:
+        """All records, some `most` rows at a time; those of a key, or of a parent, are never apart."""
         for name, spec in sorted(self._specs.items()):
             batch: list[Item] = []
+            size = 0
             for items in self._groups(name):
-                kept, _ = collapse(items, keep_deleted=destination.keeps_deleted)
-                if batch and _size(batch) + _size(kept) > destination.limits.records:
+                rows = sum(item.rows for item in items)
+                if batch and size + rows > most:
                     yield Batch(spec, batch)
-                    batch = []
-                batch += kept
+                    batch, size = [], 0
+                batch += items
+                size += rows
             yield Batch(spec, batch)
 
     def close(self) -> None:
@@ -67,10 +69,6 @@ class Spool:
             yield [_decoder.decode(item) for _, item in group]
 
 
-def _size(items: Sequence[Item]) -> int:
-    return sum(item.rows for item in items)
-
-
 def preview(destination: Destination, spool: Spool) -> Iterator[dict[str, Any]]:
     """What would change, one JSON object a row, and at last how many rows there are of each sort.
 
@@ -78,8 +76,8 @@ def preview(destination: Destination, spool: Spool) -> Iterator[dict[str, Any]]:
         DeliveryError: of the whole destination: it is away, refuses us, or cannot tell.
     """
     counts = Counter(inserted=0, changed=0, ignored=0, rejected=0)
-    for batch in spool.batches(destination):
-        for items, found in _tried(destination, batch):
+    for batch in spool.batches(destination.limits.records):
+        for items, found in _settled(destination, batch):
             counts["ignored"] += found.ignored
             for change in found.changes:
                 counts[change.op] += 1
@@ -92,6 +90,19 @@ def preview(destination: Destination, spool: Spool) -> Iterator[dict[str, Any]]:
                         "key": item.key, "reason": verdict.reason,
                     }  # fmt: skip
     yield {"destination": destination.name, "counts": dict(counts)}
+
+
+def _settled(destination: Destination, batch: Batch) -> Iterator[tuple[Sequence[Item], Preview]]:
+    """Previews of the newest of each key; where one is rejected, of the records that it hid as well."""
+    kept, hidden = collapse(batch.items, keep_deleted=destination.keeps_deleted)
+    rejected: set[str] = set()
+    for items, found in _tried(destination, Batch(batch.table, kept)):
+        yield items, found
+        verdicts = zip(items, found.verdicts, strict=True)
+        rejected.update(item.key for item, verdict in verdicts if isinstance(verdict, Rejected))
+    uncovered = [item for item in hidden if item.key in rejected]
+    if uncovered:
+        yield from _settled(destination, Batch(batch.table, uncovered))
 
 
 def _tried(destination: Destination, batch: Batch) -> Iterator[tuple[Sequence[Item], Preview]]:

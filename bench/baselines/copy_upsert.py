@@ -1,4 +1,4 @@
-"""PostgreSQL from rows in memory: COPY into a temporary table, one upsert, COMMIT. No versions, no sets, no ledger."""
+"""PostgreSQL from rows in memory: COPY into a temporary table, one upsert, COMMIT. No versions, no sets."""
 
 from __future__ import annotations
 

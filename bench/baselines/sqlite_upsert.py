@@ -1,4 +1,4 @@
-"""SQLite from rows in memory: `executemany` of one upsert, COMMIT; WAL, every commit synced. No versions, no sets."""
+"""SQLite from rows in memory: `executemany` of one upsert, COMMIT; WAL, commits synced. No versions, no sets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def store(
     """Upsert batches of (table, rows), a transaction each; the connection is in autocommit mode."""
     for table, rows in batches:
         names = [f'"{c}"' for c in columns[table]]
+        listed, marks = ", ".join(names), ", ".join("?" * len(names))
         key, sets = ", ".join(f'"{c}"' for c in keys[table]), ", ".join(f"{c} = excluded.{c}" for c in names)
-        marks = ", ".join("?" * len(names))
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            f'INSERT INTO "{table}" ({", ".join(names)}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {sets}',
+            f'INSERT INTO "{table}" ({listed}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {sets}',
             rows,
         )
         connection.execute("COMMIT")

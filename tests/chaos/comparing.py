@@ -1,4 +1,4 @@
-"""Rows of every destination against the model, and which of the differences are acknowledged changes that are missing."""
+"""Rows of every destination against the model; which differences are acknowledged changes that are missing."""
 
 from __future__ import annotations
 

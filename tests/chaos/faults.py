@@ -48,7 +48,10 @@ FAULTS: dict[str, Fault] = {
     "import_503": Fault(serving.import_503, "Import API: 503 with Retry-After", "rows"),
     "import_429": Fault(serving.import_429, "Import API: 429 with Retry-After", "rows"),
     "import_400": Fault(
-        serving.import_400, "Import API: 400 for one record (buried, and retried at the end)", "rows", retries_dead=True
+        serving.import_400,
+        "Import API: 400 for one record (buried, and retried at the end)",
+        "rows",
+        retries_dead=True,
     ),
     "import_401": Fault(serving.import_401, "Import API: 401", "rows"),
     "import_slow": Fault(serving.import_slow, "Import API: answers slowly", "rows"),

@@ -1,4 +1,4 @@
-"""Lives of orders: lines grow, shrink, are deleted and come back; equal timestamps; late and duplicated deliveries."""
+"""Lives of orders: lines grow, shrink, go and come back; equal timestamps; late and duplicated deliveries."""
 
 from __future__ import annotations
 

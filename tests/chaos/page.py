@@ -18,29 +18,30 @@ RESULTS, PAGE = _DOCS / "guarantees.json", _DOCS / "guarantees.md"
 STRIKES, EVENTS = 20, 5000
 _HEAD = """# What is guaranteed, and how it was tried
 
-No acknowledged event is lost, no row goes back in time, every event is accounted for. Here is what happened when it
-was put to the test. Written by `make chaos`; one row again: `make chaos FAULT=valkey_sigkill`.
+No acknowledged event is lost, no row goes back in time, every event is accounted for. Here is what happened when
+that was put to the test. Written by `make chaos`; one row again: `make chaos FAULT=valkey_sigkill`.
 
 A vendor posts the lives of orders to a running relay from six threads: their lines grow, shrink, go and come back;
 orders are deleted and made anew; timestamps are equal; a tenth of the deliveries comes late, a tenth twice. It
-repeats what is not answered 202, as vendors do. The relay has three destinations at once: SQLite, PostgreSQL and an
-Import API. While it works, the fault strikes, again and again. At the end every row of every destination is held
-against a model that imports nothing of the relay.
+repeats what is not answered 202, as vendors do. The relay has three destinations at once: SQLite, PostgreSQL and
+an Import API. While it works, the fault strikes, again and again. At the end every row of every destination is
+held against a model that imports nothing of the relay.
 
 * **in flight**: requests, events or rows that the victim had in hand, the least of all strikes. With 0 the row is
   invalid: nothing was at stake.
 * **lost**: rows that lack a change which was answered 202. **wrong**: rows that differ in any way.
 * **regressed**: how often a row's version became smaller, at any time: a trigger in PostgreSQL and the Import
   server's log see every change.
-* **residual**: events and records that the ledger does not account for, with every sentence of `relay audit --deep`.
+* **residual**: events and records that the ledger does not account for, and every sentence of
+  `relay audit --deep`.
 * **recovery**: from the strike until all that had been acknowledged before it was settled at every destination,
   and posts were taken again; median and longest. A stall's own length is in it.
 
 Assumed: an Import API applies nothing later than `unknown_hold_s` after a connection ended. Here that is 2 s, the
-relay waits 1 s for an answer, and late commits come up to 1.5 s after the connection was dropped. SQLite, PostgreSQL
-and Valkey keep what they said they synced.
+relay waits 1 s for an answer, and late commits come up to 1.5 s after the connection was dropped. SQLite,
+PostgreSQL and Valkey keep what they said they synced.
 
-| fault | strikes | events | in flight | lost | wrong | regressed (of changes) | residual | recovery, s | |
+| fault | strikes | events | in flight | lost | wrong | regressed (of changes) | residual | recovery, s | verdict |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---|
 """
 

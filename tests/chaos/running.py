@@ -20,7 +20,7 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.orders import SOURCE, posts
 from tests.chaos.scene import LANES, Scene, scene
 from tests.oracle import reading
-from tests.oracle.machine import eventually
+from tests.oracle.machine import eventually, gone
 from tests.oracle.model import Model
 from tests.oracle.sending import Answers, Delivery
 
@@ -72,8 +72,12 @@ def run(server: Server, name: str, faults: Sequence[str], *, strikes: int, event
     """Strike each fault so many times in one relay's life.
 
     Args:
-        server: PostgreSQL. name: of the result. faults: struck in turn. strikes: of each. events: in all.
-        seed: of the orders and of what the faults choose.
+        server: PostgreSQL.
+        name: of the result.
+        faults: struck in turn.
+        strikes: of each.
+        events: in all.
+        seed: of the orders, and of what the faults choose.
     """
     result, plan = Result(name), [FAULTS[fault] for fault in faults for _ in range(strikes)]
     every = posts(seed, events)
@@ -113,11 +117,13 @@ def _strike(here: Scene, fault: Fault, share: list[Delivery], result: Result) ->
         _recovered(here, until, result)
         result.recovery_s.append(round(time.monotonic() - began, 1))
 
+    # A horse without a parent keeps its lane until that is idle, and cannot lose its parent again.
+    eventually(lambda: all(map(gone, here.orphans)), "orphans come to their end", 60)
     sent = len(here.vendor.log)
     here.vendor.post(_paced(share, struck), beside)
     sys.stderr.write(
-        f"{result.fault} {here.turn + 1}: {result.in_flight[-1]} in flight, recovered in {result.recovery_s[-1]} s, "
-        f"{len(here.vendor.log) - sent} new events\n"
+        f"{result.fault} {here.turn + 1}: {result.in_flight[-1]} in flight, "
+        f"recovered in {result.recovery_s[-1]} s, {len(here.vendor.log) - sent} new events\n"
     )
 
 
@@ -174,8 +180,8 @@ def _judge(here: Scene, result: Result) -> None:
     result.changes = here.database.changed() + len(here.imports.log)
     for before, after in here.imports.regressions()[:3]:
         result.problems.append(
-            f"imports {after.table} {after.key}: {after.point['_relay_version']} was stored {after.at - before.at:.2f} s "
-            f"after {before.point['_relay_version']}"
+            f"imports {after.table} {after.key}: {after.point['_relay_version']} was stored "
+            f"{after.at - before.at:.2f} s after {before.point['_relay_version']}"
         )
     _account(here, result)
 

@@ -97,6 +97,7 @@ class Scene:
         self.relay, self.imports, self.database, self.bus, self.rng = relay, imports, database, bus, rng
         self.vendor = Vendor(relay.port)
         self.turn = 0
+        self.orphans: list[int] = []
         self._redis: Any = None
 
     @property
@@ -183,7 +184,8 @@ def config(database: Database, imports: ImportServer, redis_url: str) -> str:
     }  # fmt: skip
     source = {"kind": "shopify", "secrets": [secret_of(SOURCE)], "to": list(destinations)}
     whole = {
-        "host": "127.0.0.1", "workers": 4, "linger_ms": 20, "destinations": destinations, "sources": {SOURCE: source},
+        "host": "127.0.0.1", "workers": 4, "linger_ms": 20, "destinations": destinations,
+        "sources": {SOURCE: source},
         **({"redis_url": redis_url} if redis_url else {}),
     }  # fmt: skip
     return json.dumps(whole)

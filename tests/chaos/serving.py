@@ -55,7 +55,7 @@ def _refuse(scene: Scene, how: str) -> int:
 
 
 def _struck(scene: Scene, fault: Callable[[], api.Fault], share: float = 1.0) -> int:
-    """The next POST goes wrong, and a share of those that come within a moment; returns how many rows they carried."""
+    """The next POST goes wrong, and a share of those of that moment; returns how many rows they carried."""
     posts: list[api.Post] = []
 
     def choose(post: api.Post) -> api.Fault | None:

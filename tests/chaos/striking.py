@@ -1,4 +1,4 @@
-"""The faults of processes and of Redis. A victim is frozen first and what it has in hand is counted, then it is struck.
+"""The faults of processes and of Redis. A victim is frozen, what it has in hand is counted, then it is struck.
 
 Each strike returns how many requests or events were in flight when it struck.
 """
@@ -59,6 +59,7 @@ def parent(scene: Scene) -> int:
     """SIGKILL of an RQ worker; the horse that it forked lives on."""
     with scene.frozen_claim(_lane(scene)) as (claim, count):
         kill(claim.worker)
+    scene.orphans.append(claim.horse)
     return count
 
 
@@ -89,7 +90,7 @@ def supervisor(scene: Scene) -> int:
 
 
 def after_commit(scene: Scene) -> int:
-    """SIGKILL of a horse between the destination's commit and the settle: PostgreSQL and the Import API in turn."""
+    """SIGKILL of a horse between a destination's commit and the settle: PostgreSQL, Import API in turn."""
     return (_after_import if scene.turn % 2 else _after_postgres)(scene)
 
 

@@ -148,5 +148,5 @@ def test_when_a_horse_and_its_worker_die_together_the_lane_is_free_after_one_lea
     worker.suspend()
     horse.kill()
     worker.kill()
-    until(lambda: crew.stored() == 1, LEASE_MS / 1000 + 10)
+    until(lambda: crew.stored() == 1, LEASE_MS / 1000 + 30)
     assert ledger.audit(crew.client, deep=True) == []

@@ -1,0 +1,41 @@
+"""After an unknown outcome nothing newer goes out, though other requests of the same moment succeeded."""
+
+from __future__ import annotations
+
+import time
+
+from tests.flow.test_delivery import Here, order
+from tests.servers import import_server as api
+
+
+def test_a_late_commit_beside_requests_that_succeed_never_lands_on_newer_rows(redis_url, tmp_path):
+    with api.ImportServer() as server:
+        here = Here(redis_url, server, tmp_path)
+        for n in range(250):
+            here.put(order(n, at=1))
+        late = api.Fault(commit="late", delay_s=0.2, late_s=0.5, answer="none")
+        server.choose = lambda post: late if post.number == 0 else None
+        here.drain(concurrency=4)
+        assert here.states() == {"pending": 100, "stored": 150}
+        here.put(*(order(n, at=2) for n in range(250)))
+        here.drain()
+        time.sleep(1)
+        for _ in range(3):
+            here.wake()
+            here.drain()
+        assert server.regressions() == []
+        assert here.states() == {"stored": 400, "superseded": 100}
+        assert {row["_relay_version"][:20] for row in server.rows("s_orders")} == {f"{2:020d}"}
+
+
+def test_once_nobody_answers_the_rest_of_a_claim_is_not_tried(redis_url, tmp_path):
+    with api.ImportServer() as server:
+        here = Here(redis_url, server, tmp_path)
+        for n in range(1000):
+            here.put(order(n))
+        server.choose = lambda _post: api.silence()
+        began = time.monotonic()
+        here.drain()
+        assert len(server.posts) == 1
+        assert time.monotonic() - began < 3
+        assert here.states() == {"pending": 1000}
