@@ -29,6 +29,9 @@ lint: install-test ## style, types and layers
 bench: install-test ## ratios within one run on this machine, see bench/README.md
 	@$(BIN)/python -m bench
 
+chaos: install-test ## faults against a real relay, and the page of guarantees; FAULT=name for one row
+	@$(BIN)/python -m tests.chaos $(FAULT)
+
 docs: install-test ## write docs/reference and the JSON Schema from the code
 	@$(BIN)/python docs/generate.py
 

@@ -354,7 +354,8 @@ def _meta(source: Source, event: Event, request: Request, raw: bytes, schemas: d
     # One of several events of a delivery is kept as JSON, whatever the delivery was.
     kind = request.headers.get("content-type") if raw is request.body else None
     headers["content-type"] = kind or "application/json"
-    return Meta(source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas)
+    to = tuple(source.to)
+    return Meta(source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas, to=to)
 
 
 def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:

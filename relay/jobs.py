@@ -149,7 +149,11 @@ def remapped(source: Source, packed: Packed, codec: Codec, *, only: str = "") ->
     if not records:
         raise MappingFailed(f"{source.kind} has no mapping for {event.type or 'an event without a type'}")
     meta = msgspec.structs.replace(
-        packed.meta, type=event.type, fault="", schemas=intake.schemas_of(source, records)
+        packed.meta,
+        type=event.type,
+        fault="",
+        schemas=intake.schemas_of(source, records),
+        to=tuple(source.to),
     )
     destinations = [d for d in source.to if d == only or not only]
     counts = intake.emitted(source, records, destinations)

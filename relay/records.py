@@ -170,6 +170,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     test: bool = False
     schemas: dict[str, str] = {}  # table -> schema id
     fault: str = ""  # why it is quarantined
+    to: tuple[str, ...] = ()  # destinations that its records were given to
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):

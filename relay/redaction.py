@@ -57,7 +57,8 @@ class Redaction:
         members = None if record.members is None else [_row(member, acts) for member in record.members]
         return msgspec.structs.replace(record, data=_row(record.data, acts), members=members)
 
-    def unread(self, body: bytes) -> bytes:
+    @staticmethod
+    def unread(body: bytes) -> bytes:
         """What may be kept of a body that cannot be read: its size and hash."""
         return encode_json({"size": len(body), "sha256": hashlib.sha256(body).hexdigest()})
 

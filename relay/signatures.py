@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from relay.errors import MalformedPayload, Unauthenticated
+from relay.errors import Unauthenticated
 from relay.records import NS, Request, decode_json, instant_ns
 
 _ALGORITHMS: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": hashlib.sha512}
@@ -293,9 +293,10 @@ class Token:
         if self.query:
             return request.query.get(self.query, "")
         try:
-            return self._only(request.body).token
+            token: str = self._only(request.body).token
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ""
+        return token
 
 
 class Basic:

@@ -139,8 +139,14 @@ def _shown(cell: Any) -> str:
 def archived(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, Packed]]:
     """Archived events that are meant, oldest first."""
     codec = Codec()
+    for arrival, blob in archived_blobs(config, wanted):
+        yield arrival, codec.unpack(blob)
+
+
+def archived_blobs(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    """`archived`, still packed."""
     for line in stream_worker(config, "events", msgspec.json.encode(wanted).decode()):
-        yield line["arrival"], codec.unpack(base64.b64decode(line["blob"]))
+        yield line["arrival"], base64.b64decode(line["blob"])
 
 
 def _arrival(text: str) -> str:

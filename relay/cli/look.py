@@ -1,4 +1,4 @@
-"""Commands that look: sources, tables, stats, tail, audit."""
+"""Commands that look: sources, tables, stats, tail."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relay.records import arrival_instant
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (sources, tables, stats, tail, audit):
+    for command in (sources, tables, stats, tail):
         app.command()(command)
 
 
@@ -122,20 +122,3 @@ def tail(
             typer.echo(
                 msgspec.json.encode(line).decode() if as_json else f"{at} {arrival} {source} {type_} {state}"
             )
-
-
-def audit(
-    config: ConfigFile = None,
-    data: DataDir = DATA,
-    as_json: AsJson = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Count again everything that waits.")] = False,
-) -> None:
-    """Check that every event and record is accounted for; exit 1 where the ledger does not balance."""
-    faults = ledger.audit(buffer(opened(config, data)), deep=deep)
-    if as_json:
-        show({"balanced": not faults, "faults": faults})
-    else:
-        for fault in faults:
-            typer.echo(fault)
-        typer.echo("the ledger does not balance" if faults else "the ledger balances")
-    raise typer.Exit(1 if faults else 0)

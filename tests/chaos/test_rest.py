@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 
+import redis
+
+from relay.buffer import keys
+from relay.buffer.lanes import Lane
 from tests.flow.test_delivery import Here, order
 from tests.servers import import_server as api
+from worker.drain import Pace, drain
 
 
 def test_a_late_commit_beside_requests_that_succeed_never_lands_on_newer_rows(redis_url, tmp_path):
@@ -39,3 +44,23 @@ def test_once_nobody_answers_the_rest_of_a_claim_is_not_tried(redis_url, tmp_pat
         assert len(server.posts) == 1
         assert time.monotonic() - began < 3
         assert here.states() == {"pending": 1000}
+
+
+def test_a_plain_command_that_finds_no_redis_gives_the_lane_back_once_it_is_there(redis_url, tmp_path):
+    with api.ImportServer() as server:
+        here = Here(redis_url, server, tmp_path)
+        here.put(order(1))
+        lane = Lane(here.client, "mbi/0/1", "mine")
+        lane.sources = gone  # type: ignore[method-assign]
+        assert drain(lane, never, pace=Pace(0, 1), stopping=bool, others_wait=bool), "its bell is rung again"
+        assert here.client.hget(keys.lane("mbi/0/1"), "holder") == b""
+        here.drain()
+        assert here.states() == {"stored": 1}
+
+
+def gone():
+    raise redis.ConnectionError
+
+
+def never(claimed, failures):
+    raise AssertionError

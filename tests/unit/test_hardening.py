@@ -104,7 +104,9 @@ def test_a_body_without_the_right_token_is_refused_before_it_is_taken_apart():
     assert time.process_time() - began < 0.5
 
 
-@pytest.mark.parametrize("body", [b'{"token":null}', b'{"token":["right"]}', b'{"a":1}', b'["right"]', b"", b'"right"'])
+@pytest.mark.parametrize(
+    "body", [b'{"token":null}', b'{"token":["right"]}', b'{"a":1}', b'["right"]', b"", b'"right"']
+)
 def test_a_body_token_is_text_in_an_object_or_is_not_there(body):
     with pytest.raises(Unauthenticated):
         Token(field="token").verify(Request("POST", "", {}, body), ("right",), NOW)
