@@ -31,7 +31,8 @@ def deliver(name: str) -> Response:
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
     limit = here.config.settings.max_body_bytes
-    accepted = intake.webhook(source, incoming, time.time_ns(), here.codec, limit=limit)
+    with here.codec() as codec:
+        accepted = intake.webhook(source, incoming, time.time_ns(), codec, limit=limit)
     if not accepted.delivery.offers:  # a batch of nothing
         return _answer(source, {"id": None, "rows": 0, "duplicate": False})
     taken = here.front.put(accepted.delivery)
@@ -93,7 +94,9 @@ def _request(source: Source) -> Request:
     if environ.get("CONTENT_TYPE"):
         headers["content-type"] = environ["CONTENT_TYPE"]
     query = environ.get("QUERY_STRING", "")
-    url = source.public_url or request.base_url
+    url = source.public_url
+    if not url:
+        url = f"{environ['wsgi.url_scheme']}://{environ.get('HTTP_HOST', '')}{environ['PATH_INFO']}"
     return Request(
         request.method,
         f"{url}?{query}" if query else url,

@@ -1,8 +1,9 @@
-"""What a web process holds: sources, the front of the buffer, and a codec a thread."""
+"""What a web process holds: sources, the front of the buffer, and codecs."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flask import Flask, current_app
 
@@ -17,15 +18,19 @@ class State:
 
     def __init__(self, config: Config, sources: dict[str, Source], front: Front) -> None:
         self.config, self.sources, self.front = config, sources, front
-        self._local = threading.local()
+        self._codecs: list[Codec] = []
 
-    @property
-    def codec(self) -> Codec:
-        """This thread's codec."""
-        codec: Codec | None = getattr(self._local, "codec", None)
-        if codec is None:
-            codec = self._local.codec = Codec()
-        return codec
+    @contextmanager
+    def codec(self) -> Iterator[Codec]:
+        """A codec for one request; the one used last comes first, since its tables are still in the cache."""
+        try:
+            codec = self._codecs.pop()
+        except IndexError:
+            codec = Codec()
+        try:
+            yield codec
+        finally:
+            self._codecs.append(codec)
 
 
 def attach(app: Flask, state: State) -> None:

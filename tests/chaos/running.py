@@ -89,8 +89,9 @@ def run(server: Server, name: str, faults: Sequence[str], *, strikes: int, event
         for turn, (fault, share) in enumerate(zip(plan, shares[1:], strict=True)):
             here.turn = turn
             _strike(here, fault, share, result)
-        _finish(here, result, retry=any(fault.retries_dead for fault in plan))
-        _judge(here, result)
+        buried = any(fault.retries_dead for fault in plan)
+        _finish(here, result, retry=buried)
+        _judge(here, result, buried=buried)
     return result
 
 
@@ -164,7 +165,7 @@ def _finish(here: Scene, result: Result, *, retry: bool) -> None:
         result.problems.append(f"{error}: {_lanes(here)}")
 
 
-def _judge(here: Scene, result: Result) -> None:
+def _judge(here: Scene, result: Result, *, buried: bool) -> None:
     log = here.vendor.log
     result.events, result.posts = len(log), sum(answers.posts for answers in log.values())
     tables = {
@@ -184,6 +185,10 @@ def _judge(here: Scene, result: Result) -> None:
             f"{after.at - before.at:.2f} s after {before.point['_relay_version']}"
         )
     _account(here, result)
+    if not buried:  # a delivery that failed is not forgotten when it is repeated, it is run again
+        twice = [answers for answers in log.values() if len(answers.ids) != 1]
+        result.lost += len(twice)  # the repetition of one that was lost gets a number of its own
+        result.problems += [f"one delivery was given the numbers {answers.ids}" for answers in twice[:3]]
 
 
 def _note(result: Result, destination: str, wrong: list[Difference]) -> None:
@@ -209,16 +214,13 @@ def _account(here: Scene, result: Result) -> None:
     faults = json.loads(audit.stdout)["faults"] if audit.stdout else [audit.stderr]
     result.residual += len(faults)
     result.problems += faults
-    twice = [answers for answers in here.vendor.log.values() if len(answers.ids) != 1]
-    result.lost += len(twice)  # the repetition of a delivery that was forgotten gets a number of its own
-    result.problems += [f"one delivery was given the numbers {answers.ids}" for answers in twice[:3]]
 
 
 def _residuals(stats: dict[str, Any], log: dict[Delivery, Answers]) -> Iterator[int]:
     events = stats["events"][SOURCE]
     states = ("duplicate", "ignored", "quarantined", "mapped", "waiting", "discarded")
     yield abs(events["accepted"] - sum(events.get(state, 0) for state in states))
-    yield abs(events["mapped"] - len(log))
+    yield abs(events["mapped"] - sum(len(answers.ids) for answers in log.values()))
     for route in stats["records"]:
         states = ("stored", "superseded", "dead", "pending", "discarded")
         yield abs(route["emitted"] - sum(route.get(state, 0) for state in states))
