@@ -22,6 +22,8 @@ from relay.errors import ConfigInvalid
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _REFERENCE: Final = re.compile(r"\$\{(file:)?([^}]+)\}")
 MIB: Final = 1024 * 1024
+#: Each lane is a drain of its own, and so a connection.
+MOST_LANES: Final = 64
 
 
 class TableRules(BaseModel):
@@ -152,6 +154,17 @@ class Config:
     def where(self, setting: str) -> str:
         """`relay.yaml:12: sources.shopify.to`, as far as it is known."""
         return _where(self.path, self._lines, setting)
+
+    def lanes(self, destination: str) -> int:
+        """How many drains serve a destination at once.
+
+        Raises:
+            ConfigInvalid: it is no number that could be served.
+        """
+        lanes = self.settings.destinations[destination].get("lanes", 1)
+        if type(lanes) is not int or not 1 <= lanes <= MOST_LANES:
+            raise self.fault(f"destinations.{destination}.lanes", f"a whole number from 1 to {MOST_LANES}")
+        return lanes
 
     def redis_url(self) -> str:
         """The Redis to use: the configured one, or the embedded one of a running `relay up`.

@@ -43,8 +43,6 @@ from relay.source import Reply, Vendor
 
 SOURCES: Final = "relay.sources"
 _MAX_FORM_FIELDS: Final = 10_000
-#: Each lane is a drain of its own, and so a connection.
-MOST_LANES: Final = 64
 
 
 class Source:
@@ -113,7 +111,7 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
             if setting not in vendor.settings:
                 raise config.fault(f"{at}.{setting}", f"unknown setting of kind {block.kind}")
         settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
-    lanes = {d: _lanes(config, d) for d in block.to}
+    lanes = {d: config.lanes(d) for d in block.to}
     secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
     return Source(
         name,
@@ -126,13 +124,6 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         archived=config.settings.archive_days > 0,
         redaction=redaction_of(config, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
     )
-
-
-def _lanes(config: Config, destination: str) -> int:
-    lanes = config.settings.destinations[destination].get("lanes", 1)
-    if type(lanes) is not int or not 1 <= lanes <= MOST_LANES:
-        raise config.fault(f"destinations.{destination}.lanes", f"a whole number from 1 to {MOST_LANES}")
-    return lanes
 
 
 class Accepted(msgspec.Struct, frozen=True):

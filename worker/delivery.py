@@ -8,29 +8,22 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
+from rq.timeouts import BaseTimeoutException
 
 from relay.buffer.failures import Letter
 from relay.buffer.lanes import Claimed, Lane, Settlement, schemas
-from relay.errors import Permanent, Refused, StaleClaim, Transient
-from relay.records import (
-    Codec,
-    Record,
-    decode_json,
-    encode_json,
-    full_version,
-    key_of,
-    partition_of,
-    records_of,
-)
+from relay.errors import Permanent, Refused, RelayError, StaleClaim, Transient
+from relay.records import encode_json
 from relay.telemetry import logger
 from worker import fence
 from worker.batching import collapse, split
 from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
+from worker.reading import Reader, Work
 from worker.retry import delay_s
 
 log = logger("delivery")
@@ -45,89 +38,6 @@ HELD_S: Final = 900.0
 _OVER_THIS: Final = frozenset({"transient", "server"})
 #: After so long no further batch of a claim is begun: what was done is settled first, and RQ has its own limit.
 ENOUGH_S: Final = 30.0
-_EXACT_SIZE_FROM: Final = 65_536
-
-
-class Work(msgspec.Struct):
-    """A claim, taken apart.
-
-    Args:
-        tables: what each record's table is. items: by table. claimed: as they came.
-        unread: arrivals whose blob is gone or unreadable.
-    """
-
-    tables: dict[str, TableSpec]
-    items: dict[str, list[Item]]
-    claimed: Sequence[Claimed]
-    unread: list[str]
-
-
-class Reader:
-    """Turns claimed blobs into items; remembers declarations of tables by their content address.
-
-    Args:
-        declared: declarations of tables by schema id.
-        partition, partitions: which share of the keys is ours.
-    """
-
-    def __init__(
-        self, declared: Callable[[list[str]], Mapping[str, bytes]], partition: int = 0, partitions: int = 1
-    ) -> None:
-        self._declared, self._codec = declared, Codec()
-        self._partition, self._partitions = partition, partitions
-        self._known: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]] = {}
-
-    def read(self, claimed: Sequence[Claimed]) -> Work:
-        """Unpack a claim."""
-        work = Work({}, {}, claimed, [])
-        packed = [(c, self._codec.unpack(c.blob)) for c in claimed if c.blob]
-        work.unread = [c.arrival for c in claimed if not c.blob]
-        self._learn({id_ for _, p in packed for id_ in p.meta.schemas.values()})
-        for one, event in packed:
-            records = records_of(event)
-            rough = len(event.rows)
-            for position, record in enumerate(records):
-                if one.left is not None and position not in one.left:
-                    continue
-                spec = work.tables.get(record.table)
-                if spec is None:
-                    spec = work.tables[record.table] = self._spec(record.table, event.meta.schemas[record.table])
-                item = self._item(one, record, position, spec, rough, test=event.meta.test)
-                if self._partitions == 1 or self._ours(record, spec):
-                    work.items.setdefault(record.table, []).append(item)
-        return work
-
-    def _ours(self, record: Record, spec: TableSpec) -> bool:
-        key = key_of(record.data, spec.parent or spec.key)
-        return partition_of(record.table, key, self._partitions) == self._partition
-
-    def _item(
-        self, one: Claimed, record: Record, position: int, spec: TableSpec, rough: int, *, test: bool
-    ) -> Item:
-        key = key_of(record.data, spec.parent if record.members is not None else spec.key)
-        return Item(
-            op=record.op,
-            data=record.data,
-            members=record.members,
-            complete=record.complete,
-            version=full_version(record.version, one.arrival),
-            key=key,
-            event=one.arrival,
-            position=position,
-            source=one.source,
-            test=test,
-            size=rough if rough < _EXACT_SIZE_FROM else len(encode_json(record)),
-        )
-
-    def _spec(self, name: str, schema_id: str) -> TableSpec:
-        key, parent, columns = self._known[schema_id]
-        return TableSpec(name, key, parent, columns)
-
-    def _learn(self, ids: Iterable[str]) -> None:
-        unknown = [i for i in ids if i not in self._known]
-        for id_, text in self._declared(unknown).items():
-            key, parent, columns = decode_json(text)
-            self._known[id_] = (tuple(key), tuple(parent), columns)
 
 
 class Round:
@@ -183,7 +93,9 @@ class Round:
         partly = []
         for one in work.claimed:
             waits = self.again.get((one.source, one.arrival))
-            if waits is None:
+            if one.arrival in work.unread:
+                partly.append((one.source, one.arrival, "", int(HELD_S * 1000)))
+            elif waits is None:
                 done.setdefault(one.source, []).append(one.arrival)
             else:
                 left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + (one.arrival in self.failing)}"
@@ -206,6 +118,10 @@ class Job(msgspec.Struct):
     def owned(self) -> list[Item]:
         """The record behind each item."""
         return [self.owners.get(id(item), item) for item in self.batch]
+
+    def part(self, start: int, end: int) -> Job:
+        """Some of its items."""
+        return Job(self.spec, self.batch[start:end], self.owners)
 
 
 #: A verdict of None: the destination fails over this record alone, so it waits and holds nobody else up.
@@ -237,7 +153,8 @@ class Courier:
             jobs.extend(self._prepare(work.tables[name], items, turn))
         with ThreadPoolExecutor(self.destination.limits.concurrency) as pool:
             several = self.destination.limits.concurrency > 1 and len(jobs) > 1
-            results = list((pool.map if several else map)(self._attempt, jobs))
+            tried = [part for parts in (pool.map if several else map)(self._attempt, jobs) for part in parts]
+        jobs, results = [job for job, _ in tried], [result for _, result in tried]
         self._isolate_stubborn(jobs, results, turn)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, failures)
@@ -269,13 +186,22 @@ class Courier:
         batches = split([send for send, _ in passage.sends], self.destination.limits)
         return [Job(spec, batch, {id(i): owners[id(i)] for i in batch}) for batch in batches]
 
-    def _attempt(self, job: Job) -> Result:
-        if time.monotonic() > self._enough:
-            return None
-        try:
-            return list(self._bisect(job.spec, job.batch, []))
-        except (Transient, Refused) as error:
-            return error
+    def _attempt(self, job: Job) -> list[tuple[Job, Result]]:
+        """One batch delivered: what was settled before a failure stays settled, the rest is a batch of its own."""
+        known: list[Verdict] = []
+        failed: Result = None
+        if time.monotonic() <= self._enough:
+            try:
+                self._bisect(job.spec, job.batch, [], known)
+            except (Transient, Refused) as error:
+                failed = error
+                # Refused records count only with a stored one behind them: it may be the destination.
+                while known and known[-1] != STORED:
+                    known.pop()
+            else:
+                return [(job, list(known))]
+        parts: list[tuple[Job, Result]] = [(job.part(0, len(known)), list(known))] if known else []
+        return [*parts, (job.part(len(known), len(job.batch)), failed)]
 
     def _isolate_stubborn(self, jobs: Sequence[Job], results: list[Result], turn: Round) -> None:
         """Find the records over which a destination fails again and again while others pass."""
@@ -290,12 +216,15 @@ class Courier:
                     results[index] = found
 
     def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
+        known: list[Verdict] = []
         try:
-            return list(self._bisect(spec, batch, []))
+            self._bisect(spec, batch, [], known)
         except (Transient, Refused) as error:
             if len(batch) == 1 or self._enough == 0:
                 log.warning("record_held", table=spec.name, key=batch[0].key, detail=str(error)[:500])
                 return [None] * len(batch)
+        else:
+            return list(known)
         half = len(batch) // 2
         return self._isolate(spec, batch[:half]) + self._isolate(spec, batch[half:])
 
@@ -310,25 +239,35 @@ class Courier:
             if error.unknown or error.reason == "away":
                 self._enough = 0.0  # the rest of the claim would only wait for the same answer
             raise
+        except (RelayError, BaseTimeoutException):
+            raise
+        except OSError as error:
+            raise Transient(
+                f"{type(error).__name__} on this machine: {error.strerror}", reason="machine"
+            ) from error
+        except Exception as error:  # a destination's bug must cost one record, not wedge the lane
+            log.exception("destination_broke", destination=self.destination.name, table=batch.table.name)
+            raise Permanent(f"a fault of ours, {type(error).__name__}: see the log", reason="ours") from error
 
-    def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str]) -> list[Verdict]:
-        """Deliver, halving a batch that is refused until the refused records stand alone."""
+    def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str], known: list[Verdict]) -> None:
+        """Deliver, halving a batch that is refused until the refused stand alone; verdicts go to `known`."""
         try:
-            return self._deliver(Batch(spec, batch))
+            known += (verdicts := self._deliver(Batch(spec, batch)))
+            if STORED in verdicts:
+                alike.clear()
         except Permanent as error:
             words = str(error)
             if error.reason == "foreign_table":
                 raise Refused(words, reason=error.reason) from error
-            if len(batch) == 1:
-                alike.append(words)
-                if len(alike) >= ALIKE and len(set(alike)) == 1:
-                    raise Refused(f"{ALIKE} records in a row were refused alike: {words}") from error
-                return [Rejected(words)]
-        half = len(batch) // 2
-        first = self._bisect(spec, batch[:half], alike)
-        if any(v == STORED for v in first):
-            alike.clear()
-        return first + self._bisect(spec, batch[half:], alike)
+            if len(batch) > 1:
+                half = len(batch) // 2
+                self._bisect(spec, batch[:half], alike, known)
+                self._bisect(spec, batch[half:], alike, known)
+                return
+            alike.append(words)
+            if len(alike) >= ALIKE and len(set(alike)) == 1:
+                raise Refused(f"{ALIKE} records in a row were refused alike: {words}") from error
+            known.append(Rejected(words))
 
     def _judge(self, jobs: Sequence[Job], results: Sequence[Result], turn: Round, failures: int) -> None:
         """Settle what has its verdict; all else goes again."""

@@ -23,12 +23,13 @@ from relay.config import Config
 from relay.dispatch import Bell
 from relay.errors import ConfigInvalid, DeliveryError
 from worker.archive import Archive, Wanted
-from worker.delivery import Courier, Reader
+from worker.delivery import Courier
 from worker.destination import Destination
 from worker.drain import Deliver, Pace
 from worker.drain import drain as serve
 from worker.preview import Spool
 from worker.preview import preview as previewed
+from worker.reading import Reader
 
 DESTINATIONS = "worker.destinations"
 #: Longer than any script of the buffer runs.

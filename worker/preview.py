@@ -19,8 +19,8 @@ import msgspec
 from relay.errors import Permanent
 from relay.records import encode_json, key_of
 from worker.batching import collapse
-from worker.delivery import Work
 from worker.destination import Batch, Destination, Item, Preview, Rejected, TableSpec
+from worker.reading import Work
 
 _decoder: Final = msgspec.json.Decoder(Item, float_hook=Decimal)
 #: Faults of a place rather than of a record: halving the batch would not find it.
