@@ -93,6 +93,7 @@ class Backlog:
             started = time.perf_counter()
             drain.drain(
                 lane,
+                courier.read,
                 courier,
                 pace=drain.Pace(0, destination.limits.records, int(courier.hold_s * 1000)),
                 stopping=lambda: waiting() <= left,

@@ -143,11 +143,14 @@ class Courier:
         )
         self._enough, self._unknown = 0.0, False
 
-    def __call__(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:
+    def read(self, claimed: Sequence[Claimed]) -> Work:
+        """Take a claim apart; may run while another is delivered."""
+        return self._reader.read(claimed)
+
+    def __call__(self, work: Work, failures: int) -> tuple[Settlement, int]:
         """Deliver a claim; returns the settlement, and the failures in a row after it."""
         self._enough, self._unknown = time.monotonic() + ENOUGH_S, False
-        work = self._reader.read(claimed)
-        turn = Round(claimed)
+        turn = Round(work.claimed)
         jobs: list[Job] = []
         for name, items in work.items.items():
             jobs.extend(self._prepare(work.tables[name], items, turn))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
 
 import msgspec
 from redis.exceptions import RedisError
@@ -14,7 +15,8 @@ from relay.buffer.lanes import BEAT_S, Claimed, Lane, Settlement
 from relay.errors import BufferUnavailable, StaleClaim
 from relay.telemetry import logger
 
-Deliver = Callable[[Sequence[Claimed], int], tuple[Settlement, int]]
+Read = Callable[[Sequence[Claimed]], Any]
+Deliver = Callable[[Any, int], tuple[Settlement, int]]
 log = logger("drain")
 #: How long an idle drain keeps its lane warm, and how long a busy one keeps a worker.
 IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
@@ -24,6 +26,15 @@ LOOK_S, SOURCES_S = 0.02, 0.5
 AWAY_S, AWAY_LOOK_S = 30.0, 0.25
 #: Events and compressed bytes in one claim.
 MOST_EVENTS, MOST_BYTES = 2_000, 4 * 1024 * 1024
+#: From so many events in a claim on, the next is taken ahead: there is a backlog.
+AHEAD_FROM = 200
+
+
+class Taken(msgspec.Struct):
+    """A claim, and what was read of it."""
+
+    claimed: Sequence[Claimed]
+    work: Any
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -42,6 +53,7 @@ class Pace(msgspec.Struct, frozen=True):
 
 def drain(
     lane: Lane,
+    read: Read,
     deliver: Deliver,
     *,
     pace: Pace,
@@ -52,7 +64,8 @@ def drain(
 
     Args:
         lane: with this drain's token.
-        deliver: takes a claim and the failures in a row before it; says what became of it.
+        read: takes a claim apart; done for the next claim while this one is delivered.
+        deliver: takes what was read and the failures in a row before it; says what became of it.
         pace: how long it may wait, and how much it takes.
         stopping: this process was told to end after the running batch.
         others_wait: jobs of other lanes wait for a worker.
@@ -61,7 +74,7 @@ def drain(
         if not lane.begin():
             return False
         with _Heartbeat(lane):
-            return _serve(lane, deliver, pace, stopping, others_wait)
+            return _serve(Ahead(lane, read, pace), deliver, stopping, others_wait)
     except StaleClaim as error:
         # Another drain has the lane, and with it everything that this one left unsettled.
         log.warning("lane_lost", lane=lane.name, detail=str(error))
@@ -116,39 +129,87 @@ def _given_back(lane: Lane) -> bool:
     return False
 
 
-def _serve(
-    lane: Lane,
-    deliver: Deliver,
-    pace: Pace,
-    stopping: Callable[[], bool],
-    others_wait: Callable[[], bool],
-) -> bool:
-    failures, sources = lane.failures(), lane.sources()
-    started = looked = busy = time.monotonic()
-    while True:
+class Ahead:
+    """Claims of one drain; the next is taken and read while the last is delivered.
+
+    Taking moves nothing in the buffer, so what was taken ahead and is not delivered after all is simply let go.
+    """
+
+    def __init__(self, lane: Lane, read: Read, pace: Pace) -> None:
+        self.lane, self.pace, self._read = lane, pace, read
+        self.sources, self._looked = lane.sources(), time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "ahead")
+        self._next: Future[Taken | float] | None = None
+
+    def take(self) -> Taken | float:
+        """The next claim, read; or seconds until something is due."""
+        if self._next is not None:
+            taken, self._next = self._next.result(), None
+            return taken
+        return self._take(())
+
+    def go_on(self, taken: Taken) -> None:
+        """Take the claim after this one meanwhile, where there seems to be one."""
+        if len(taken.claimed) >= AHEAD_FROM:
+            self._next = self._thread.submit(self._take, taken.claimed)
+
+    def settle(self, settlement: Settlement) -> None:
+        """Settle the claim in hand. The next is waited for, since it was told which events to pass over."""
+        if self._next is not None and self._next.exception() is None:  # a fault of its own is met by `take`
+            ahead = self._next.result()
+            settlement.in_hand = len(ahead.claimed) if isinstance(ahead, Taken) else 0
+        self.lane.settle(settlement)
+
+    def finish(self, *, even_if_due: bool = False) -> bool:
+        """Give the lane back, see `Lane.finish`."""
+        return self.lane.finish(self.lane.sources(), self.pace.linger_ms, even_if_due=even_if_due)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    def _take(self, in_hand: Sequence[Claimed]) -> Taken | float:
         now = time.monotonic()
-        if stopping() or now - started > SLICE_S or (now - started > SHARED_SLICE_S and others_wait()):
-            lane.finish(sources, pace.linger_ms, even_if_due=True)
-            return True
-        if now - looked > SOURCES_S:
-            sources, looked = lane.sources(), now
-        found = lane.claim(
-            sources,
+        if now - self._looked > SOURCES_S:
+            self.sources, self._looked = self.lane.sources(), now
+        found = self.lane.claim(
+            self.sources,
             most=MOST_EVENTS,
             most_bytes=MOST_BYTES,
-            linger_ms=pace.linger_ms,
-            full=pace.full,
-            rest_ms=pace.rest_ms,
+            linger_ms=self.pace.linger_ms,
+            full=self.pace.full,
+            rest_ms=self.pace.rest_ms,
+            in_hand=in_hand,
         )
-        if isinstance(found, list):
-            settlement, failures = deliver(found, failures)
-            lane.settle(settlement)
-            busy = time.monotonic()
-            if settlement.hold_ms:
-                # The ticker rings when the rest is over; a worker is not kept waiting for it.
-                lane.finish(sources, pace.linger_ms, even_if_due=True)
+        if not isinstance(found, list):
+            return found
+        known = {(one.source, one.arrival) for one in in_hand}
+        claimed = [one for one in found if (one.source, one.arrival) not in known]
+        return Taken(claimed, self._read(claimed)) if claimed else 0.0
+
+
+def _serve(ahead: Ahead, deliver: Deliver, stopping: Callable[[], bool], others_wait: Callable[[], bool]) -> bool:
+    failures = ahead.lane.failures()
+    started = busy = time.monotonic()
+    try:
+        while True:
+            now = time.monotonic()
+            if stopping() or now - started > SLICE_S or (now - started > SHARED_SLICE_S and others_wait()):
+                ahead.finish(even_if_due=True)
+                return True
+            found = ahead.take()
+            if isinstance(found, Taken):
+                ahead.go_on(found)
+                settlement, failures = deliver(found.work, failures)
+                ahead.settle(settlement)
+                busy = time.monotonic()
+                if settlement.hold_ms:
+                    # The ticker rings when the rest is over; a worker is not kept waiting for it.
+                    ahead.finish(even_if_due=True)
+                    return False
+                continue
+            if now - busy > IDLE_S and ahead.finish():
                 return False
-            continue
-        if now - busy > IDLE_S and lane.finish(lane.sources(), pace.linger_ms):
-            return False
-        time.sleep(min(found, LOOK_S) if found > 0 else LOOK_S)
+            time.sleep(min(found, LOOK_S) if found > 0 else LOOK_S)
+    finally:
+        ahead.close()

@@ -1,8 +1,8 @@
 """Group commit: concurrent requests of one process share round trips to Redis, and so its fsyncs.
 
 Whoever finds a free place leads: it sends its own item with everything that waits, then hands its place to the
-next who waits. A leader sends once, and its own item first, so nobody ever leads for nothing. There is no thread of
-its own, and a lone request pays nothing.
+next who waits. A leader sends once, and its own item first, so nobody ever leads for nothing. There is no thread
+of its own, and a lone request pays nothing.
 """
 
 from __future__ import annotations

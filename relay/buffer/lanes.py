@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -45,6 +45,7 @@ class Settlement(msgspec.Struct):
         dead: (arrival, position, letter). counts: ledger field -> n.
         fences: table -> [(key, fence entry)]. failures: in a row, of the lane. hold_ms: rest of the whole lane.
         why: the destination's words, empty when all is well. paused: why the lane waits for a person, or empty.
+        in_hand: events claimed beside these.
     """
 
     done: dict[str, list[str]]
@@ -56,6 +57,7 @@ class Settlement(msgspec.Struct):
     hold_ms: int = 0
     why: str = ""
     paused: str = ""
+    in_hand: int = 0
 
 
 class Lane:
@@ -98,16 +100,28 @@ class Lane:
         return sorted(s.decode() for s in found)
 
     def claim(
-        self, sources: Sequence[str], *, most: int, most_bytes: int, linger_ms: int, full: int, rest_ms: int
+        self,
+        sources: Sequence[str],
+        *,
+        most: int,
+        most_bytes: int,
+        linger_ms: int,
+        full: int,
+        rest_ms: int,
+        in_hand: Sequence[Claimed] = (),
     ) -> list[Claimed] | float:
         """The oldest due events, or seconds until something is due (-1 where nothing waits).
+
+        Those `in_hand`, claimed before and not settled yet, are passed over.
 
         Raises:
             StaleClaim: the lane is no longer ours.
         """
+        held = Counter(one.source for one in in_hand)
+        skips = [held[source] for source in sources]
         reply = self._claim(
             [self._state, keys.EVENTS, keys.left(self.name), *self._queues(sources)],
-            [self.token, LEASE_MS, most, most_bytes, linger_ms, full, rest_ms],
+            [self.token, LEASE_MS, most, most_bytes, linger_ms, full, rest_ms, _encode(skips), len(in_hand)],
         )
         if reply[0] == b"lost":
             raise StaleClaim(f"lane {self.name} was given to another drain")
@@ -155,6 +169,7 @@ class Lane:
                 settlement.hold_ms,
                 settlement.why[:500],
                 settlement.paused[:500],
+                settlement.in_hand,
             )
         )
         if self._settle(names, [self.token, plan]) != 1:

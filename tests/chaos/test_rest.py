@@ -52,7 +52,7 @@ def test_a_plain_command_that_finds_no_redis_gives_the_lane_back_once_it_is_ther
         here.put(order(1))
         lane = Lane(here.client, "mbi/0/1", "mine")
         lane.sources = gone  # type: ignore[method-assign]
-        assert drain(lane, never, pace=Pace(0, 1), stopping=bool, others_wait=bool), "its bell is rung again"
+        assert drain(lane, list, never, pace=Pace(0, 1), stopping=bool, others_wait=bool), "its bell is rung again"
         assert here.client.hget(keys.lane("mbi/0/1"), "holder") == b""
         here.drain()
         assert here.states() == {"stored": 1}

@@ -54,10 +54,12 @@ class Here:
         )
         lane = Lane(self.client, "mbi/0/1", f"t{next(self.tokens)}")
         until = time.monotonic() + 0.4
+        courier = Courier(lane, destination)
         try:
             return drain(
                 lane,
-                Courier(lane, destination),
+                courier.read,
+                courier,
                 pace=Pace(0, 100, 1000),
                 stopping=lambda: time.monotonic() > until,
                 others_wait=lambda: False,

@@ -59,6 +59,7 @@ class Shop:
         receiver = jobs._receiver(self.config, lane)
         drain(
             lane,
+            receiver.read,
             receiver.deliver,
             pace=Pace(0, 1),
             stopping=lambda: time.monotonic() > until,
@@ -72,7 +73,7 @@ class Shop:
         assert lane.begin()
         (one,) = lane.claim(["shop"], most=9, most_bytes=10**7, linger_ms=0, full=1, rest_ms=0)
         destination = jobs.open_destination(self.config, "warehouse")
-        items = Courier(lane, destination)._reader.read([one]).items
+        items = Courier(lane, destination).read([one]).items
         destination.close()
         table, (item, *_) = next(iter(items.items()))
         letter = b'["shop","' + table.encode() + b'","k","v","no","destination"]'

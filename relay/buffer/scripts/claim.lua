@@ -4,7 +4,8 @@
 --
 -- KEYS  1 lane, 2 events, 3 left, 4… queues
 -- ARGV  1 token, 2 lease (ms), 3 most events, 4 most bytes, 5 linger (ms), 6 full (events),
---       7 rest after an unknown outcome (ms)
+--       7 rest after an unknown outcome (ms), 8 how many of each queue are in hand already (msgpack), passed over,
+--       9 how many that is in all
 -- Returns  {"lost"}, the lease is not ours; {"wait", ms until the oldest is due, or -1 where nothing waits};
 --          {"ok", then queue index, arrival, positions left or "", blob an event}
 local time = redis.call("TIME")
@@ -13,16 +14,17 @@ if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return {"lost"} end
 redis.call("HSET", KEYS[1], "until", now + tonumber(ARGV[2]))
 local most, most_bytes, linger, full = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local queues = #KEYS - 3
+local skips = cmsgpack.unpack(ARGV[8])
 local found, oldest, waiting = {}, nil, 0
 for q = 1, queues do
   local items = redis.call("ZRANGEBYSCORE", KEYS[q + 3], "-inf", now + linger, "WITHSCORES",
-    "LIMIT", 0, math.ceil(most / queues))
+    "LIMIT", skips[q], math.ceil(most / queues))
   found[q] = items
   waiting = waiting + #items / 2
   if #items > 0 then
     local due = tonumber(items[2])
     if not oldest or due < oldest then oldest = due end
-  else
+  elseif skips[q] == 0 then
     local next = redis.call("ZRANGE", KEYS[q + 3], 0, 0, "WITHSCORES")
     if #next > 0 and (not oldest or tonumber(next[2]) < oldest) then oldest = tonumber(next[2]) end
   end
@@ -49,5 +51,5 @@ while more and n < most and size < most_bytes do
   end
   i = i + 2
 end
-redis.call("HSET", KEYS[1], "in_flight", n, "hold_ms", ARGV[7])
+redis.call("HSET", KEYS[1], "in_flight", tonumber(ARGV[9]) + n, "hold_ms", ARGV[7])
 return answer

@@ -14,5 +14,5 @@ if ARGV[3] == "idle" then
     if #redis.call("ZRANGEBYSCORE", KEYS[q], "-inf", now + tonumber(ARGV[2]), "LIMIT", 0, 1) > 0 then return 0 end
   end
 end
-redis.call("HSET", KEYS[1], "holder", "", "until", 0)
+redis.call("HSET", KEYS[1], "holder", "", "until", 0, "in_flight", 0)
 return 1

@@ -3,7 +3,7 @@
 --
 -- KEYS  1 lane, 2 events, 3 refs, 4 ledger, 5 bytes, 6 left, 7 dead, 8 deadcount, then the keys the plan names
 -- ARGV  1 token, 2 plan (msgpack)
---   plan    {done, partly, dead, counts, fences, failures, hold_ms, why, paused}
+--   plan    {done, partly, dead, counts, fences, failures, hold_ms, why, paused, events still in hand}
 --   done    queue key, source, arrivals: all its records in this lane are settled
 --   partly  {queue key, arrival, positions left or "", due in ms}: the rest goes again later
 --   dead    {field, letter, arrival}
@@ -60,7 +60,7 @@ for _, item in ipairs(plan[2]) do
   if item[3] ~= "" then redis.call("HSET", KEYS[6], item[2], item[3]) end
 end
 for field, n in pairs(plan[4]) do redis.call("HINCRBY", KEYS[4], field, n) end
-redis.call("HSET", KEYS[1], "in_flight", 0, "failures", plan[6], "why", plan[8])
+redis.call("HSET", KEYS[1], "in_flight", plan[10], "failures", plan[6], "why", plan[8])
 if plan[7] > 0 then redis.call("HSET", KEYS[1], "hold_until", now + plan[7]) end
 if plan[9] ~= "" then redis.call("HSET", KEYS[1], "paused", plan[9]) end
 return 1
