@@ -59,12 +59,11 @@ class LaneWorker(Worker):
         """Free the dead horse's lane; what it held unsettled is claimed again."""
         lane = job.args[0] if job.args else ""
         log.warning("horse_killed", lane=lane, pid=retpid, status=ret_val)
-        config = load_from_environment()
         try:
-            watch = Watch(config.redis_url())
+            watch = Watch(load_from_environment().redis_url())
             watch.release(lane, job.id)
             Bell(watch.client).ring_again(lane)
-        except BufferUnavailable as error:
+        except (RelayError, RedisError) as error:  # the file may be half written just now; the ticker rings later
             log.warning("lane_not_freed", lane=lane, detail=str(error))
 
 
@@ -77,6 +76,8 @@ def load_from_environment() -> Config:
 def _work(config: Config) -> None:
     """One RQ worker process."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the crew's handlers only note it: too early it would be lost
+        signal.signal(number, signal.SIG_DFL)
     client = server.connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
     try:
         worker = LaneWorker([Queue(QUEUE, connection=client)], connection=client)

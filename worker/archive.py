@@ -60,9 +60,9 @@ class Archive:
         self._pruned = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # first: a file that has a page keeps its mode
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
         self._db.execute(_SCHEMA)
 
     def keep(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -14,6 +15,8 @@ from relay.config import load
 from relay.errors import BufferUnavailable, ConfigInvalid, Unauthenticated
 from relay.records import Codec, Request, instant_ns
 from relay.signatures import Token
+from worker.archive import Archive
+from worker.destinations import import_api
 
 NOW = 1_764_000_000 * 10**9
 
@@ -131,3 +134,15 @@ def test_a_number_of_lanes_that_cannot_be_served_is_refused_by_name(tmp_path, la
     )
     with pytest.raises(ConfigInvalid, match=r"relay\.yaml:6: destinations\.warehouse\.lanes"):
         intake.sources_of(load(path, tmp_path))
+
+
+def test_a_page_of_angle_brackets_instead_of_an_answer_is_read_at_once():
+    began = time.process_time()
+    answer = import_api._Answer(500, {}, b"<" * 256 * 1024, whole=True)
+    assert import_api._words(answer, "key").startswith("<")
+    assert time.process_time() - began < 2
+
+
+def test_an_archive_that_shrinks_gives_its_pages_back(tmp_path):
+    with contextlib.closing(Archive(tmp_path / "events.db", days=1, max_bytes=10**6)) as archive:
+        assert archive._db.execute("PRAGMA auto_vacuum").fetchone() == (2,)

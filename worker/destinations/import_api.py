@@ -348,7 +348,7 @@ def _words(answer: _Answer, key: str) -> str:
     """The API's own words, for people: one line, bounded, without the key."""
     said = _object(answer.body)
     if said is None:
-        text = re.sub(r"<[^>]*>", " ", answer.body.decode("utf-8", "replace"))
+        text = re.sub(r"<[^<>]*>", " ", answer.body.decode("utf-8", "replace"))
     else:
         reasons = said.get("reasons")
         parts = [said.get("message"), *(reasons if isinstance(reasons, list) else [reasons])]
