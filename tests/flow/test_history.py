@@ -92,7 +92,7 @@ class Here:
             with closing(worker_jobs._receiver(self.config, lane)) as receiver:
                 failures = 0
                 while isinstance(found := self._claim(lane), list):
-                    settlement, failures = receiver.deliver(found, failures)
+                    settlement, failures = receiver.deliver(receiver.read(found), failures)
                     assert not failures, settlement.why
                     lane.settle(settlement)
             assert lane.finish(lane.sources(), 0)
