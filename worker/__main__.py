@@ -23,6 +23,7 @@ from rq.job import Job
 
 from relay import telemetry
 from relay.buffer import redis as server
+from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Watch
 from relay.config import Config, load
 from relay.dispatch import QUEUE, Bell
@@ -95,6 +96,7 @@ class Crew:
         self.config = config
         self.hands: list[BaseProcess] = []
         self.leaving: list[BaseProcess] = []
+        self._strange: set[str] = set()
 
     def keep(self) -> None:
         """Replace workers that died."""
@@ -106,6 +108,16 @@ class Crew:
             hand = _fork.Process(target=_work, args=(self.config,), name="rowhook-worker")
             hand.start()
             self.hands.append(hand)
+
+    def knows(self, lane: str) -> bool:
+        """Whether a lane's destination is configured; what waits for another is said, and kept."""
+        destination = lane.rsplit("/", 2)[0]
+        if destination == ARCHIVE or destination in self.config.settings.destinations:
+            return True
+        if destination not in self._strange:
+            self._strange.add(destination)
+            log.warning("destination_not_configured", lane=lane)
+        return False
 
     def leave(self) -> None:
         """Let every worker end after its running batch."""
@@ -152,7 +164,7 @@ def run(config: Config) -> int:
             crew.leave()
         crew.keep()
         try:
-            watch.ring_due(config.settings.linger_ms, bell.ring_again)
+            watch.ring_due(config.settings.linger_ms, bell.ring_again, crew.knows)
         except (BufferUnavailable, RedisError) as error:
             log.warning("ticker_waits", detail=str(error))
         time.sleep(TICK_S)

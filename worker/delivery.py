@@ -292,9 +292,12 @@ class Courier:
                     if isinstance(verdict, Rejected):
                         turn.uncover(table, item)
         self._settle_shadows(turn)
+        refused = {p for fate in fates.values() for p, (_, v) in fate.items() if isinstance(v, Rejected)}
         for job in jobs:
-            if any(i.members is not None and (i.event, i.position) in waiting for i in job.owned()):
-                turn.after.pop(job.spec.name, None)  # its markers stay as they are until all is stored
+            for item in job.owned():
+                if item.members is not None and (item.event, item.position) in waiting | refused:
+                    # Its marker stays as it was: what it was to delete must be found again.
+                    turn.after.get(job.spec.name, {}).pop(fence.marker_key(item), None)
 
     def _settle_shadows(self, turn: Round) -> None:
         """Older records of a row share the fate of the newest: they are superseded only once it is settled."""

@@ -41,6 +41,11 @@ class Passage(msgspec.Struct):
     after: dict[str, bytes]
 
 
+def marker_key(item: Item) -> str:
+    """The fence key of a set's parent."""
+    return _SET + item.key
+
+
 def keys_of(items: Sequence[Item], table: TableSpec) -> list[str]:
     """Every fence key that a decision on these items may need, markers first read being enough for their rows."""
     keys: dict[str, None] = {}

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 from pydantic import ValidationError
+from redis import Redis
 from rq import get_current_job
 
 from relay import catalogue
 from relay.buffer.keys import ARCHIVE
-from relay.buffer.lanes import Claimed, Lane
+from relay.buffer.lanes import Claimed, Lane, waits_elsewhere
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import Bell
@@ -173,6 +174,8 @@ def drain(lane_name: str) -> None:
     bell = Bell(client)
     job = get_current_job()
     lane = Lane(client, lane_name, job.id if job is not None else "drain")
+    if _must_wait(config, client, lane):
+        return
     with contextlib.closing(_receiver(config, lane)) as receiver:
         again = serve(
             lane,
@@ -184,6 +187,14 @@ def drain(lane_name: str) -> None:
         )
     if again:
         bell.ring(lane_name)
+
+
+def _must_wait(config: Config, client: Redis, lane: Lane) -> bool:
+    """After a change of `lanes`, the new ones wait until the old ones are empty: a row may stand in both."""
+    block = config.settings.destinations.get(lane.destination)
+    if block is None or lane.partitions != int(block.get("lanes", 1)):
+        return False
+    return waits_elsewhere(client, lane.destination, lane.partitions)
 
 
 class _Receiver(msgspec.Struct):

@@ -229,10 +229,16 @@ class Watch:
         found: Any = self.client.smembers(keys.LANES)
         return sorted(name.decode() for name in found)
 
-    def ring_due(self, linger_ms: int, ring: Callable[[str], None]) -> int:
-        """Ask for a drain of each lane where something is due and nobody is there; returns how many."""
+    def ring_due(self, linger_ms: int, ring: Callable[[str], None], known: Callable[[str], bool]) -> int:
+        """Ask for a drain of each lane where something is due and nobody is there; returns how many.
+
+        Args:
+            linger_ms: how long a batch may wait to fill.
+            ring: asks for a drain.
+            known: whether a lane leads anywhere; others are left alone.
+        """
         rung = 0
-        for name in self.lanes():
+        for name in filter(known, self.lanes()):
             found: Any = self.client.smembers(keys.lane_sources(name))
             queues = [keys.queue(name, s.decode()) for s in found]
             if self._ring([keys.lane(name), *queues], [RING_MS, linger_ms]) == 1:
@@ -243,6 +249,18 @@ class Watch:
     def release(self, name: str, token: str) -> bool:
         """Free the lane of a drain that is known to be dead."""
         return bool(self._release([keys.lane(name)], [token]) == 1)
+
+
+def waits_elsewhere(client: driver.Redis, destination: str, partitions: int) -> bool:
+    """Whether lanes of another partition count still hold events of a destination: a row may stand in both."""
+    found: Any = client.smembers(keys.LANES)
+    for name in (n.decode() for n in found):
+        of, _, count = name.rsplit("/", 2)
+        if of == destination and int(count) != partitions:
+            sources: Any = client.smembers(keys.lane_sources(name))
+            if any(client.zcard(keys.queue(name, s.decode())) for s in sources):
+                return True
+    return False
 
 
 def schemas(client: driver.Redis, ids: Sequence[str]) -> dict[str, bytes]:

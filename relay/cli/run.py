@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 from redis.exceptions import RedisError
 
+from relay.buffer.keys import ARCHIVE
+from relay.buffer.lanes import lane_states
 from relay.buffer.redis import inspect, unavailable
 from relay.cli.options import (
     DATA,
@@ -99,9 +102,22 @@ def _check_redis(config: Config, faults: list[str], warnings: list[str], report:
     except (RedisError, OSError) as error:
         faults.append(f"Redis: {unavailable(error)}")
     else:
+        faults += _stranded(config)
         report.update(found)
         faults += [f"Redis: {fault}" for fault in found.faults]
         warnings += [f"Redis: {warning}" for warning in found.warnings]
+
+
+def _stranded(config: Config) -> Iterator[str]:
+    """Destinations that are no longer configured and still have events."""
+    for lane, state in lane_states(buffer(config)).items():
+        destination = lane.rsplit("/", 2)[0]
+        known = destination == ARCHIVE or destination in config.settings.destinations
+        if not known and int(state["waiting"]):
+            yield (
+                f"{state['waiting']} events wait for destination {destination!r}, which is not configured: "
+                "configure it again until they are delivered"
+            )
 
 
 def _print_check(faults: list[str], warnings: list[str], report: dict[str, str], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import redis
 
 from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Delivery, Front, Offer, digest_of
-from relay.buffer.lanes import Lane, Settlement, Watch
+from relay.buffer.lanes import Lane, Settlement, Watch, waits_elsewhere
 from relay.errors import BufferUnavailable, StaleClaim
 from relay.records import Codec, Meta, Table
 
@@ -187,16 +187,16 @@ def test_a_lane_whose_drain_vanished_rests_where_the_outcome_is_unknown(front, c
     mine.claim(["s"], most=9, most_bytes=9**9, linger_ms=0, full=1, rest_ms=60_000)
     Watch(redis_url).release("w/0/1", "me")
     assert not lane(client, "next").begin()
-    assert Watch(redis_url).ring_due(0, lambda _: None) == 0
+    assert Watch(redis_url).ring_due(0, lambda _: None, _any) == 0
 
 
 def test_the_ticker_rings_for_what_is_due_and_nobody_takes(front, client, redis_url):
     front.put(delivery(offer(1)))
     heard: list[str] = []
     watch = Watch(redis_url)
-    assert watch.ring_due(0, heard.append) == 0, "its bell was rung a moment ago"
+    assert watch.ring_due(0, heard.append, _any) == 0, "its bell was rung a moment ago"
     client.hset(keys.lane("w/0/1"), mapping={"until": 0})
-    assert watch.ring_due(0, heard.append) == 1
+    assert watch.ring_due(0, heard.append, _any) == 1
     assert heard == ["w/0/1"]
 
 
@@ -307,3 +307,17 @@ def test_a_stalled_redis_costs_the_deadline_and_no_more(redis_url, client):
     for thread in threads:
         thread.join(1.2)
     assert refused == ["redis_slow"] * 8
+
+
+def test_after_a_change_of_lanes_the_old_ones_are_emptied_first(front, client):
+    front.put(delivery(offer(1, lanes=("w/0/1",))))
+    front.put(delivery(offer(2, lanes=("w/1/2",))))
+    assert waits_elsewhere(client, "w", 2)
+    mine = lane(client)
+    assert mine.begin()
+    mine.settle(done(claim(mine)))
+    assert not waits_elsewhere(client, "w", 2)
+
+
+def _any(_lane):
+    return True
