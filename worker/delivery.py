@@ -31,6 +31,8 @@ log = logger("delivery")
 ALIKE: Final = 8
 #: How long a refused batch (credentials, a table that is not ours) rests before it is tried as a probe.
 REFUSED_REST_S: Final = 30.0
+#: How long an older record waits for a newer one of which nobody knows yet what became.
+WAIT_S: Final = 2.0
 #: So many failures in a row of one batch, while others pass, are the fault of a record in it; then it waits long.
 STUBBORN: Final = 5
 HELD_S: Final = 900.0
@@ -51,6 +53,7 @@ class Round:
         self.passed = self.failed = 0
         # (table, key) -> older records that a newer one hides
         self.shadows: dict[tuple[str, str], list[Item]] = {}
+        self.stored: dict[str, dict[str, bytes]] = {}  # table -> fence entries of rows, for when they are stored
         self.newest: dict[tuple[str, str], Item] = {}
         self.entries: dict[str, dict[str, bytes | None]] = {}  # table -> fence entries as they were
         self.failing: set[str] = set()
@@ -180,10 +183,14 @@ class Courier:
             entries.update(zip(fresh, self.lane.fence(spec.name, fresh), strict=True))
         passage = fence.decide(kept, spec, entries, keep_rows=self.destination.marks)
         turn.settle(name, spec.name, [kept[i] for i in passage.superseded], SUPERSEDED)
+        turn.repeat([kept[i] for i in passage.waits], WAIT_S)
+        turn.stored[spec.name] = passage.stored
         self.lane.intend(spec.name, list(passage.before.items()))
         turn.after[spec.name] = passage.after
         sent = {index for _, index in passage.sends}
-        silent = [i for n, i in enumerate(kept) if n not in sent and n not in set(passage.superseded)]
+        silent = [
+            i for n, i in enumerate(kept) if n not in sent and n not in {*passage.superseded, *passage.waits}
+        ]
         turn.settle(name, spec.name, silent, STORED)  # an empty set that deletes nothing
         owners = {id(send): kept[index] for send, index in passage.sends}
         batches = split([send for send, _ in passage.sends], self.destination.limits)
@@ -282,6 +289,7 @@ class Courier:
                 held = [item for item, verdict in zip(job.owned(), result, strict=True) if verdict is None]
                 turn.repeat(held, HELD_S)
                 waiting.update((i.event, i.position) for i in held)
+                self._close(job, result, turn)
                 _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
             else:
                 waiting.update(self._failed(job, result, turn, failures))
@@ -298,6 +306,13 @@ class Courier:
                 if item.members is not None and (item.event, item.position) in waiting | refused:
                     # Its marker stays as it was: what it was to delete must be found again.
                     turn.after.get(job.spec.name, {}).pop(fence.marker_key(item), None)
+
+    def _close(self, job: Job, result: Verdicts, turn: Round) -> None:
+        """Note in the fence which rows are stored."""
+        entries = turn.stored.get(job.spec.name, {})
+        closed = {i.key: entries[i.key] for i, v in zip(job.batch, result, strict=True) if v == STORED and entries}
+        if closed:
+            turn.after.setdefault(job.spec.name, {}).update(closed)
 
     def _settle_shadows(self, turn: Round) -> None:
         """Older records of a row share the fate of the newest: they are superseded only once it is settled."""

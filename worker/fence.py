@@ -1,7 +1,8 @@
 """Newer-wins for destinations that replace rows without comparing: what may be sent, and what must be remembered.
 
 A fence entry of a row is the newest version that was ever sent of it; where deleted rows are sent whole (`deletes:
-mark`), the row's data stands behind it. An entry of a set (under its parent's key,
+mark`), the row's data stands behind it. Until that version is known to be stored the entry begins with `?`: an
+older record then waits, for the newer one may yet be refused. An entry of a set (under its parent's key,
 marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out. Pure: entries
 come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
 """
@@ -17,6 +18,7 @@ from relay.records import decode_json, encode_json, key_of
 from worker.destination import Item, TableSpec
 
 _SET: Final = "*"
+_OPEN: Final = b"?"
 
 
 class Marker(msgspec.Struct, array_like=True):
@@ -31,14 +33,19 @@ class Passage(msgspec.Struct):
 
     Args:
         sends: rows and tombstones to send, each with the index of the item that it belongs to.
-        superseded: indexes of items that are older than what was sent.
-        before: entries to write before sending. after: entries to write once all was stored.
+        superseded: indexes of items that are older than what was stored.
+        waits: indexes of items that are older than what was sent, of which nobody knows yet what became.
+        before: entries to write before sending.
+        after: entries to write once all of a set was stored.
+        stored: the entry of each row, to write once that row was stored.
     """
 
     sends: list[tuple[Item, int]]
     superseded: list[int]
+    waits: list[int]
     before: dict[str, bytes]
     after: dict[str, bytes]
+    stored: dict[str, bytes]
 
 
 def marker_key(item: Item) -> str:
@@ -78,11 +85,14 @@ class _Sent:
     def __init__(self, entries: Mapping[str, bytes | None], *, keep_rows: bool) -> None:
         self.entries, self.keep_rows = entries, keep_rows
         self.versions: dict[str, str] = {}
+        self.open: set[str] = set()
         self.rows: dict[str, Any] = {}
         for key, entry in entries.items():
             if entry and not key.startswith(_SET):
-                version, _, data = entry.partition(b"\n")
+                version, _, data = entry.removeprefix(_OPEN).partition(b"\n")
                 self.versions[key] = version.decode()
+                if entry.startswith(_OPEN):
+                    self.open.add(key)
                 if data:
                     self.rows[key] = decode_json(data)
 
@@ -116,7 +126,7 @@ def decide(
         entries: of `keys_of` and `member_keys`.
         keep_rows: tombstones carry what the row last held.
     """
-    passage = Passage([], [], {}, {})
+    passage = Passage([], [], [], {}, {}, {})
     sent = _Sent(entries, keep_rows=keep_rows)
     sends: dict[str, tuple[Item, int]] = {}
     for index, item in enumerate(items):
@@ -124,11 +134,12 @@ def decide(
             if sent.allows(item.key, item.version):
                 sends[item.key] = (sent.send(item), index)
             else:
-                passage.superseded.append(index)
+                (passage.waits if item.key in sent.open else passage.superseded).append(index)
         else:
             _decide_set(item, index, table, passage, sent, sends)
     passage.sends = list(sends.values())
-    passage.before.update((send.key, sent.entry(send)) for send, _ in passage.sends)
+    passage.stored = {send.key: sent.entry(send) for send, _ in passage.sends}
+    passage.before.update((key, _OPEN + entry) for key, entry in passage.stored.items())
     return passage
 
 

@@ -17,6 +17,12 @@ from relay.errors import BufferUnavailable, ConfigInvalid
 
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 Call = Callable[[Sequence[str], Sequence[Any]], Any]
+#: Read once, with the code that calls them: a worker forks for days, and the files beneath it may be upgraded.
+_SCRIPTS: Final = {
+    file.name.removesuffix(".lua"): file.read_text(encoding="utf-8")
+    for file in resources.files("relay.buffer").joinpath("scripts").iterdir()
+    if file.name.endswith(".lua")
+}
 
 
 def connect(url: str, *, timeout_s: float = 2.0, most: int = 64) -> redis.Redis:
@@ -35,8 +41,7 @@ def connect(url: str, *, timeout_s: float = 2.0, most: int = 64) -> redis.Redis:
 
 def script(client: redis.Redis, name: str) -> Call:
     """One operation, loaded by its file name; errors of the driver become `BufferUnavailable`."""
-    source = resources.files("relay.buffer").joinpath(f"scripts/{name}.lua").read_text(encoding="utf-8")
-    run = client.register_script(source)
+    run = client.register_script(_SCRIPTS[name])
 
     def call(keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:

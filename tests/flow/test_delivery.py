@@ -272,3 +272,20 @@ def test_with_deletes_keep_a_deleted_row_stays_as_it_was(here):
     assert [r["v"] for r in here.server.rows("s_orders")] == [1]
     assert here.live() == [1]
     assert here.states() == {"stored": 2}
+
+
+def test_an_older_record_waits_for_a_newer_one_that_may_yet_be_refused(here):
+    here.put(order(1, at=2, v=2))
+    here.server.faults(api.refuse(500))
+    here.drain()
+    here.put(order(1, at=1, v=1))
+    here.server.objects_to = lambda point: "v 2 is not welcome" if point["v"] == 2 else None
+    here.client.hdel(keys.lane("mbi/0/1"), "hold_until")
+    here.drain()
+    assert "superseded" not in here.states(), "nobody knows yet what becomes of the newer one"
+    for _ in range(3):
+        here.wake()
+        here.drain()
+    assert [r["v"] for r in here.server.rows("s_orders")] == [1]
+    assert here.states() == {"stored": 1, "dead": 1}
+    assert ledger.audit(here.client, deep=True) == []

@@ -45,8 +45,11 @@ class Blind:
             applied, known = outcome()
             if applied:
                 self.send(part)
-            if not (applied and known):
+            if applied and known:
+                self.fences[part.key] = passage.stored[part.key]
+            else:
                 again.add(owner)
+        again.update(passage.waits)
         if not again:
             self.fences.update(passage.after)
         return [kept[i] for i in sorted(again)]
