@@ -55,7 +55,7 @@ class Round:
         self.shadows: dict[tuple[str, str], list[Item]] = {}
         self.stored: dict[str, dict[str, bytes]] = {}  # table -> fence entries of rows, for when they are stored
         self.newest: dict[tuple[str, str], Item] = {}
-        self.entries: dict[str, dict[str, bytes | None]] = {}  # table -> fence entries as they were
+        self.known: dict[str, dict[str, bytes]] = {}  # table -> fence entries of rows, for where they are refused
         self.failing: set[str] = set()
         self.tries = {one.arrival: one.tries for one in claimed}
         self.why = ""
@@ -86,9 +86,9 @@ class Round:
     def uncover(self, table: str, refused: Item) -> None:
         """Let the older records of a row go, since the newest was refused; and the fence let them."""
         self.repeat(self.shadows.pop((table, refused.key), ()), 0)
-        entries = self.entries.get(table)
-        if entries is not None and refused.members is None:
-            self.after.setdefault(table, {})[refused.key] = entries.get(refused.key) or b""
+        known = self.known.get(table)
+        if known is not None and refused.members is None:
+            self.after.setdefault(table, {})[refused.key] = known.get(refused.key, b"")
 
     def settlement(self, work: Work, failures: int, rest_s: float) -> Settlement:
         """What the buffer is told."""
@@ -176,7 +176,7 @@ class Courier:
             turn.shadows.setdefault((spec.name, item.key), []).append(item)
         if self.destination.conditional:
             return [Job(spec, batch, {}) for batch in split(kept, self.destination.limits)]
-        entries = turn.entries.setdefault(spec.name, {})
+        entries: dict[str, bytes | None] = {}
         for keys in (fence.keys_of(kept, spec), None):
             wanted = keys if keys is not None else fence.member_keys(kept, entries)
             fresh = [k for k in wanted if k not in entries]
@@ -184,7 +184,7 @@ class Courier:
         passage = fence.decide(kept, spec, entries, keep_rows=self.destination.marks)
         turn.settle(name, spec.name, [kept[i] for i in passage.superseded], SUPERSEDED)
         turn.repeat([kept[i] for i in passage.waits], WAIT_S)
-        turn.stored[spec.name] = passage.stored
+        turn.stored[spec.name], turn.known[spec.name] = passage.stored, passage.known
         self.lane.intend(spec.name, list(passage.before.items()))
         turn.after[spec.name] = passage.after
         sent = {index for _, index in passage.sends}

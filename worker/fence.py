@@ -1,10 +1,10 @@
 """Newer-wins for destinations that replace rows without comparing: what may be sent, and what must be remembered.
 
 A fence entry of a row is the newest version that was ever sent of it; where deleted rows are sent whole (`deletes:
-mark`), the row's data stands behind it. Until that version is known to be stored the entry begins with `?`: an
-older record then waits, for the newer one may yet be refused. An entry of a set (under its parent's key,
-marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out. Pure: entries
-come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
+mark`), the row's data stands behind it. Until that version is known to be stored the entry begins with `?` and also
+holds the one before: an older record then waits, for the newer one may yet be refused. An entry of a set (under its
+parent's key, marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out.
+Pure: entries come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Passage(msgspec.Struct):
         before: entries to write before sending.
         after: entries to write once all of a set was stored.
         stored: the entry of each row, to write once that row was stored.
+        known: the entry of each row, to write where it was refused.
     """
 
     sends: list[tuple[Item, int]]
@@ -46,6 +47,7 @@ class Passage(msgspec.Struct):
     before: dict[str, bytes]
     after: dict[str, bytes]
     stored: dict[str, bytes]
+    known: dict[str, bytes]
 
 
 def marker_key(item: Item) -> str:
@@ -86,12 +88,15 @@ class _Sent:
         self.entries, self.keep_rows = entries, keep_rows
         self.versions: dict[str, str] = {}
         self.open: set[str] = set()
+        self.before: dict[str, bytes] = {}  # what was last known to be stored
         self.rows: dict[str, Any] = {}
         for key, entry in entries.items():
             if entry and not key.startswith(_SET):
-                version, _, data = entry.removeprefix(_OPEN).partition(b"\n")
+                sent, before = _opened(entry)
+                version, _, data = sent.partition(b"\n")
                 self.versions[key] = version.decode()
-                if entry.startswith(_OPEN):
+                self.before[key] = sent if before is None else before
+                if before is not None:
                     self.open.add(key)
                 if data:
                     self.rows[key] = decode_json(data)
@@ -126,7 +131,7 @@ def decide(
         entries: of `keys_of` and `member_keys`.
         keep_rows: tombstones carry what the row last held.
     """
-    passage = Passage([], [], [], {}, {}, {})
+    passage = Passage([], [], [], {}, {}, {}, {})
     sent = _Sent(entries, keep_rows=keep_rows)
     sends: dict[str, tuple[Item, int]] = {}
     for index, item in enumerate(items):
@@ -139,7 +144,8 @@ def decide(
             _decide_set(item, index, table, passage, sent, sends)
     passage.sends = list(sends.values())
     passage.stored = {send.key: sent.entry(send) for send, _ in passage.sends}
-    passage.before.update((key, _OPEN + entry) for key, entry in passage.stored.items())
+    passage.known = {key: sent.before.get(key, b"") for key in passage.stored}
+    passage.before.update((key, _open(entry, passage.known[key])) for key, entry in passage.stored.items())
     return passage
 
 
@@ -180,6 +186,18 @@ def _decide_set(
 
 def _part(item: Item, key: str, op: str, data: dict[str, Any]) -> Item:
     return msgspec.structs.replace(item, op=op, data=data, members=None, complete=True, key=key)
+
+
+def _open(entry: bytes, before: bytes) -> bytes:
+    return _OPEN + encode_json([entry.decode(), before.decode()])
+
+
+def _opened(entry: bytes) -> tuple[bytes, bytes | None]:
+    """What was sent, and what was known to be stored before it; None where the entry is not open."""
+    if not entry.startswith(_OPEN):
+        return entry, None
+    sent, before = decode_json(entry.removeprefix(_OPEN))
+    return sent.encode(), before.encode()
 
 
 def _marker(entry: bytes | None) -> Marker:
