@@ -24,6 +24,8 @@ IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
 LOOK_S, SOURCES_S = 0.02, 0.5
 #: For how long a drain waits for a Redis that went away, and how often it looks.
 AWAY_S, AWAY_LOOK_S = 30.0, 0.25
+#: For how long a drain leaves a Redis alone that refuses what it is asked.
+REFUSED_S = 5.0
 #: Events and compressed bytes in one claim.
 MOST_EVENTS, MOST_BYTES = 2_000, 4 * 1024 * 1024
 #: From so many events in a claim on, the next is taken ahead: there is a backlog.
@@ -82,6 +84,8 @@ def drain(
     except (BufferUnavailable, RedisError) as error:  # a script's, or a plain command's
         reason = error.reason if isinstance(error, BufferUnavailable) else "redis_away"
         log.warning("buffer_unavailable", lane=lane.name, reason=reason, detail=str(error))
+        if reason == "redis_error":
+            time.sleep(REFUSED_S)  # it answers and refuses: asking again at once would only deliver again
         return _given_back(lane)
 
 

@@ -1,10 +1,11 @@
 """Newer-wins for destinations that replace rows without comparing: what may be sent, and what must be remembered.
 
-A fence entry of a row is the newest version that was ever sent of it; where deleted rows are sent whole (`deletes:
-mark`), the row's data stands behind it. Until that version is known to be stored the entry begins with `?` and also
-holds the one before: an older record then waits, for the newer one may yet be refused. An entry of a set (under its
-parent's key, marked `*`) also keeps the keys of the members, so that a later set can delete those it leaves out.
-Pure: entries come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
+A fence entry of a row is the newest version that was ever sent of it; where deleted rows are sent whole
+(`deletes: mark`), the row's data stands behind it. Until that version is known to be stored the entry begins
+with `?` and holds the one before: an older record then waits, for the newer one may yet be refused. An entry of
+a set (under its parent's key, marked `*`) also keeps the keys of the members, so that a later set can delete
+those it leaves out. Pure: entries come in, entries go out; `worker.delivery` reads and writes them under the
+lane's lease.
 """
 
 from __future__ import annotations

@@ -228,6 +228,7 @@ def test_the_key_is_in_no_log_line_even_at_debug(
     server: ImportServer, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "urllib3")  # an application may have raised it
     server.faults(drop(), page(), refuse(429))
     api = make()
     for _ in range(3):
