@@ -39,7 +39,7 @@ def audit(
         for destination in settings.settings.destinations:
             faults += _rows(settings, client, destination, unseen)
     if as_json:
-        show({"balanced": not faults, "faults": faults, "unseen": unseen})
+        show({"balanced": not faults, "faults": faults, **({"unseen": unseen} if unseen else {})})
     else:
         for name, why in unseen.items():
             typer.echo(f"rows at {name} were not compared: {why}", err=True)
