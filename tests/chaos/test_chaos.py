@@ -25,7 +25,7 @@ STORM = [
 
 def test_nothing_is_lost_wrong_or_older_after_a_storm_of_faults():
     with Server() as server:
-        result = run(server, "storm", STORM, strikes=2, events=450, seed=7)
+        result = run(server, "storm", STORM, strikes=2, events=1500, seed=7)
     assert result.problems == []
     assert (result.lost, result.wrong, result.regressed, result.residual) == (0, 0, 0, 0)
     assert result.valid, f"something was in flight at each strike: {result.in_flight}"
