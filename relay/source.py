@@ -107,6 +107,9 @@ class Vendor:
         settings: settings of this vendor alone. forms: takes form bodies.
         proof: how the signature scheme is proved (a vector's id, or a library's name).
         secret_like: a prefix of a secret's form (`whsec_`), for the demo sources.
+        fragile: what is refused for some hours is lost, since the vendor never retries, soon gives up, or drops
+            the subscription. A share of the buffer is reserved for such senders, where others, who retry for
+            days, are refused already. The file names the vendor's page that says so.
     """
 
     def __init__(  # noqa: PLR0913 - a declaration names each thing in which vendors differ
@@ -131,6 +134,7 @@ class Vendor:
         forms: bool = False,
         proof: str = "",
         secret_like: str = "",
+        fragile: bool = False,
     ) -> None:
         self.title, self.family, self.docs, self.proof = title, family, docs, proof
         self.verify, self.type, self.id, self.at, self.test = verify, type, id, at, test
@@ -139,6 +143,7 @@ class Vendor:
         self.keep_headers = tuple(h.lower() for h in keep_headers)
         self.handshake, self.scrub, self.reply = handshake, scrub, reply
         self.settings, self.forms, self.secret_like = dict(settings or {}), forms, secret_like
+        self.fragile = fragile
         self.mappers: dict[str, Mapper] = {}
         self.families: list[tuple[str, Mapper]] = []
         self.samples: dict[str, Callable[[int, int], Sample]] = {}

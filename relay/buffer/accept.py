@@ -13,13 +13,25 @@ import redis as driver
 from redis.exceptions import RedisError
 
 from relay.buffer import keys
-from relay.buffer.commit import Committer
+from relay.buffer.alarms import bucket_words
+from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
+from relay.buffer.commit import IN_FLIGHT, Committer
 from relay.buffer.redis import connect, script, unavailable
 from relay.errors import BufferUnavailable
+from relay.telemetry import logger
+
+__all__ = ["DAY_S", "RING_MS", "Bounds", "Delivery", "Front", "Offer", "Taken", "digest_of"]
 
 DAY_S: Final = 86_400
 #: How long a bell counts as heard before the ticker looks after its job.
 RING_MS: Final = 5_000
+#: Groups on their way at once where each waits up to a second for the disk: hardly a request waits for another.
+WAITING_IN_FLIGHT: Final = 48
+#: Of a put's deadline, what it may wait for the disk; the rest is for the way there and back.
+WAIT_SHARE: Final = 0.9
+#: How often a process has put.lua look whether marks of delivery ids are over their budget.
+MARKS_LOOK_S: Final = 0.5
+log = logger("buffer")
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -59,16 +71,6 @@ class Taken(msgspec.Struct, frozen=True):
     duplicate: bool
 
 
-class Bounds(msgspec.Struct, frozen=True):
-    """What the put script enforces; bytes of undelivered blobs, 0 for no bound."""
-
-    total: int = 0
-    source: int = 0
-    linger_ms: int = 100
-    dedup_days: int = 3
-    content_minutes: int = 10
-
-
 def digest_of(source: str, type_: str, identity: bytes) -> str:
     """24 characters that stand for a delivery in the dedup buckets (Redis's msgpack has no byte strings)."""
     digest = hashlib.blake2b(b"\0".join((source.encode(), type_.encode(), identity)), digest_size=18).digest()
@@ -83,14 +85,26 @@ class Front:
 
     Args:
         url: Redis. bounds: budgets and windows. ring: asks for a drain of a lane. deadline_s: of one put.
+        waits: a put is over only when Redis says that it is on its disk (`ServerReport.waits`).
     """
 
-    def __init__(self, url: str, bounds: Bounds, ring: Callable[[str], None], deadline_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        bounds: Bounds,
+        ring: Callable[[str], None],
+        deadline_s: float = 2.0,
+        *,
+        waits: bool = False,
+    ) -> None:
         self.client: driver.Redis = connect(url, timeout_s=deadline_s)
         self.bounds = bounds
         self._ring, self._deadline_s = ring, deadline_s
-        self._put = script(self.client, "put")
-        self._committer: Committer[Delivery, list[Taken] | None] = Committer(self._send)
+        self._looked = -MARKS_LOOK_S
+        self._put = script(self.client, "put", wait_ms=int(deadline_s * 1000 * WAIT_SHARE) if waits else 0)
+        self._committer: Committer[Delivery, list[Taken] | str] = Committer(
+            self._send, WAITING_IN_FLIGHT if waits else IN_FLIGHT
+        )
 
     def put(self, delivery: Delivery) -> list[Taken]:
         """Store a delivery; returns once it is as durable as the Redis is set to make it.
@@ -100,14 +114,14 @@ class Front:
         """
         size = sum(len(offer.blob) + 256 for offer in delivery.offers)
         taken = self._committer.put(delivery, size, self._deadline_s)
-        if taken is None:
+        if isinstance(taken, str):
             raise BufferUnavailable(
-                f"source {delivery.source} has no room left in the buffer", reason="over_budget", retry_after_s=30
+                f"{_NO_ROOM[taken]} (source {delivery.source})", reason="over_budget", retry_after_s=30
             )
         return taken
 
-    def _send(self, group: list[Delivery]) -> list[list[Taken] | None]:
-        key_list, args = _plan(group, self.bounds, int(time.time()))
+    def _send(self, group: list[Delivery]) -> list[list[Taken] | str]:
+        key_list, args = _plan(group, self.bounds, int(time.time()), looks=self._looks())
         reply: Any = self._put(key_list, args)
         if reply[0] == b"need":
             known = {id_: text for delivery in group for id_, text in delivery.schemas.items()}
@@ -118,24 +132,39 @@ class Front:
             reply = self._put(key_list, args)
         for lane in reply[2]:
             self._ring(lane.decode())
+        for bucket in reply[3]:
+            log.error("dedup_window_cut", setting="max_dedup_bytes", gave_up=bucket_words(bucket.decode()))
         return [_answer(answer) for answer in reply[1]]
 
+    def _looks(self) -> bool:
+        now = time.monotonic()
+        if not self.bounds.marks or now - self._looked < MARKS_LOOK_S:
+            return False
+        self._looked = now
+        return True
 
-def _answer(answer: list[Any]) -> list[Taken] | None:
+
+_NO_ROOM: Final = {
+    "source": "the source has used its own share of the buffer, max_source_bytes",
+    "all": "the buffer is full, max_pending_bytes",
+}
+
+
+def _answer(answer: list[Any]) -> list[Taken] | str:
     if answer[0] == b"full":
-        return None
+        return "source" if answer[1] == b"source" else "all"
     rest = answer[1:]
     return [
         Taken(arrival.decode(), duplicate == 1) for duplicate, arrival in zip(rest[::2], rest[1::2], strict=True)
     ]
 
 
-def _plan(group: list[Delivery], bounds: Bounds, now_s: int) -> tuple[list[str], list[Any]]:
-    """KEYS and ARGV of put.lua."""
+def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> tuple[list[str], list[Any]]:
+    """KEYS and ARGV of put.lua; whether it looks at the budget of marks."""
     names: dict[str, int] = {}
     fixed = (
         keys.CLOCK, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.SCHEMAS, keys.QUARANTINE,
-        keys.DEAD_COUNT,
+        keys.DEAD_COUNT, keys.DEAD, keys.PARKED, keys.ALARMS,
     )  # fmt: skip
 
     def index(key: str) -> int:
@@ -167,11 +196,11 @@ def _plan(group: list[Delivery], bounds: Bounds, now_s: int) -> tuple[list[str],
                 windows.add(offer.window)
             blob, fault = len(blobs) if offer.blob else 0, int(offer.quarantined)
             events.append((offer.digest, offer.window, blob, fault, lanes, offer.counts, offer.type))
-        deliveries.append((delivery.source, events))
+        deliveries.append((delivery.source, events, delivery.source in bounds.fragile))
     plan = _encode(
         (
-            bounds.total,
-            bounds.source,
+            (bounds.total, bounds.source, bounds.reserved, bounds.overhead, LETTER_BYTES),
+            (bounds.marks, MARK_BYTES, [index(key) for key in _buckets(bounds, now_s)]) if looks else (0, 0, []),
             bounds.linger_ms,
             RING_MS,
             sorted(schemas),
@@ -191,3 +220,10 @@ def _window(window: str, bounds: Bounds, now_s: int, index: Callable[[str], int]
     length = bounds.content_minutes * 60
     slot = now_s // length
     return 3 * length, [index(keys.seen_slot(s)) for s in (slot, slot - 1)]
+
+
+def _buckets(bounds: Bounds, now_s: int) -> list[str]:
+    """Every dedup bucket that is in use, the first to be given up first."""
+    day, slot = now_s // DAY_S, now_s // (bounds.content_minutes * 60)
+    days = [keys.seen_day(d) for d in range(day - bounds.dedup_days, day + 1)]
+    return [*days[:-1], keys.seen_slot(slot - 1), keys.seen_slot(slot), days[-1]]

@@ -42,13 +42,14 @@ class Committer(Generic[In, Out]):
 
     Args:
         send: stores a group, an answer for each item; raises where nothing is known to be stored.
+        in_flight: groups on their way at once.
     """
 
-    def __init__(self, send: Callable[[list[In]], list[Out]]) -> None:
+    def __init__(self, send: Callable[[list[In]], list[Out]], in_flight: int = IN_FLIGHT) -> None:
         self._send = send
         self._lock = threading.Lock()
         self._waiting: deque[_Entry[In, Out]] = deque()
-        self._free = IN_FLIGHT
+        self._free = in_flight
 
     def put(self, item: In, size: int, deadline_s: float) -> Out:
         """Store one item with whatever else waits.

@@ -39,9 +39,29 @@ def connect(url: str, *, timeout_s: float = 2.0, most: int = 64) -> redis.Redis:
     return client
 
 
-def script(client: redis.Redis, name: str) -> Call:
-    """One operation, loaded by its file name; errors of the driver become `BufferUnavailable`."""
+def script(client: redis.Redis, name: str, *, wait_ms: int = 0) -> Call:
+    """One operation, loaded by its file name; errors of the driver become `BufferUnavailable`.
+
+    Args:
+        client: Redis.
+        name: of the file.
+        wait_ms: for so long the call waits for Redis's disk, and fails where it is not told in time that all is on
+            it; 0: not at all.
+    """
     run = client.register_script(_SCRIPTS[name])
+
+    def call_and_wait(keys: Sequence[str], args: Sequence[Any]) -> Any:
+        try:
+            # On one connection: WAITAOF speaks of what that connection wrote.
+            with client.pipeline(transaction=False) as pipe:
+                run(keys=keys, args=args, client=pipe)
+                pipe.waitaof(1, 0, wait_ms)
+                answer, synced = pipe.execute()
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
+        if synced[0] < 1:
+            raise BufferUnavailable("Redis's disk did not take it in time", reason="redis_slow", retry_after_s=2)
+        return answer
 
     def call(keys: Sequence[str], args: Sequence[Any]) -> Any:
         try:
@@ -49,7 +69,7 @@ def script(client: redis.Redis, name: str) -> Call:
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
 
-    return call
+    return call_and_wait if wait_ms else call
 
 
 def unavailable(error: Exception) -> BufferUnavailable:
@@ -65,16 +85,25 @@ def unavailable(error: Exception) -> BufferUnavailable:
 
 
 class ServerReport(dict[str, str]):
-    """What was found of a server; `faults` forbid a start, `warnings` are said in plain words."""
+    """What was found of a server; `faults` forbid a start, `warnings` are said in plain words.
+
+    `waits` says that it does not sync every write before it answers, so that a put must ask for it (`WAITAOF`).
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.faults: list[str] = []
         self.warnings: list[str] = []
+        self.waits = False
 
 
-def inspect(client: redis.Redis) -> ServerReport:
-    """Look at a server: version, eviction, persistence, cluster mode; "unknown" where it hides something."""
+def inspect(client: redis.Redis, durability: str = "disk") -> ServerReport:
+    """Look at a server: version, eviction, persistence, cluster mode; "unknown" where it hides something.
+
+    Args:
+        client: Redis.
+        durability: what an acknowledgement must mean, `disk` or `process` (the setting).
+    """
     report = ServerReport()
     info: Any = client.info()
     name = "valkey" if "valkey_version" in info else "redis"
@@ -92,6 +121,7 @@ def inspect(client: redis.Redis) -> ServerReport:
             f"maxmemory-policy is {policy}, so Redis may drop acknowledged events: set it to noeviction"
         )
     report["maxmemory"] = str(info.get("maxmemory", "unknown"))
+    report["durability"] = durability
     _persistence(client, info, report)
     return report
 
@@ -100,16 +130,42 @@ def _persistence(client: redis.Redis, info: Any, report: ServerReport) -> None:
     aof, fsync = info.get("aof_enabled"), _config(client, "appendfsync")
     report["appendonly"] = {1: "yes", 0: "no"}.get(aof, "unknown")
     report["appendfsync"] = fsync
+    if aof == 1 and fsync == "always":
+        return
+    if report["durability"] == "process":
+        if aof == 0:
+            report.warnings.append(
+                "append-only file is off: what was acknowledged since the last snapshot is lost when Redis dies"
+            )
+        else:
+            report.warnings.append(
+                f"appendfsync is {fsync}: what was acknowledged lately is lost when Redis's machine dies"
+            )
+        return
+    fault = _cannot_wait(client, aof, fsync)
+    if fault:
+        report.faults.append(f"{fault}, or accept it with `durability: process` in relay.yaml")
+        return
+    report.waits = True
+    report.warnings.append(
+        f"appendfsync is {fsync}: each webhook waits for the disk, up to a second; set it to always to be quicker"
+    )
+
+
+def _cannot_wait(client: redis.Redis, aof: Any, fsync: str) -> str:
+    """Why nobody can say when a write is on the server's disk; empty where it can be waited for."""
+    off = "append-only file is off, so what is acknowledged is lost when Redis dies: set appendonly yes"
     if aof == 0:
-        report.warnings.append(
-            "append-only file is off: what was acknowledged since the last snapshot is lost when Redis dies; "
-            "set appendonly yes"
-        )
-    elif fsync not in {"always", "unknown"}:
-        report.warnings.append(
-            f"appendfsync is {fsync}: up to a second of acknowledged events is lost when the machine dies; "
-            "set it to always"
-        )
+        return off
+    if fsync == "no":
+        return "appendfsync is no, so nobody knows when a webhook is on the disk: set appendfsync always"
+    try:
+        client.waitaof(1, 0, 1)  # nothing was written here, so it answers at once
+    except ResponseError as error:
+        if "appendonly" in str(error):
+            return off
+        return f"appendfsync is {fsync}, and WAITAOF is refused ({str(error)[:100]}): set appendfsync always"
+    return ""
 
 
 def _config(client: redis.Redis, name: str) -> str:
@@ -120,7 +176,7 @@ def _config(client: redis.Redis, name: str) -> str:
     return str(found.get(name, "unknown"))
 
 
-def require(client: redis.Redis) -> ServerReport:
+def require(client: redis.Redis, durability: str = "disk") -> ServerReport:
     """`inspect`, and refuse a server that would break the promise.
 
     Raises:
@@ -128,7 +184,7 @@ def require(client: redis.Redis) -> ServerReport:
         BufferUnavailable: it cannot be reached.
     """
     try:
-        report = inspect(client)
+        report = inspect(client, durability)
     except (RedisError, OSError) as error:
         raise unavailable(error) from error
     if report.faults:

@@ -6,6 +6,7 @@ import msgspec
 from flask import Blueprint, Response
 from redis.exceptions import RedisError
 
+from relay.buffer.alarms import standing
 from relay.web.state import state
 
 bp = Blueprint("ops", __name__)
@@ -35,10 +36,13 @@ def console() -> Response:
 
 @bp.get("/readyz")
 def readyz() -> Response:
-    """200 where Redis answers, 503 with the reason where it does not."""
+    """200 where Redis answers, with what needs a person, if anything; 503 with the reason where it does not."""
+    front = state().front
     try:
-        state().front.client.ping()
+        alarms = standing(front.client, front.bounds)
     except (RedisError, OSError) as error:
         body = {"status": "unavailable", "redis": type(error).__name__}
         return Response(_encode(body), 503, content_type="application/json")
-    return Response(_encode({"status": "ok", "redis": "ok"}), content_type="application/json")
+    # Not a reason for 503: what can be taken is taken, and a proxy must not turn it away.
+    told = {"alarms": [alarm.text for alarm in alarms]} if alarms else {}
+    return Response(_encode({"status": "ok", "redis": "ok", **told}), content_type="application/json")

@@ -1,19 +1,24 @@
 -- Takes a group of deliveries, each whole or not at all.
 --
--- KEYS  1 clock, 2 events, 3 refs, 4 ledger, 5 bytes, 6 lanes, 7 schemas, 8 quarantine, 9 deadcount,
---       then the keys that the plan names by index
+-- KEYS  1 clock, 2 events, 3 refs, 4 ledger, 5 bytes, 6 lanes, 7 schemas, 8 quarantine, 9 deadcount, 10 dead,
+--       11 parked, 12 alarms, then the keys that the plan names by index
 -- ARGV  1 plan (msgpack), 2… blobs
---   plan      {limit, source_limit, linger_ms, ring_ms, schema ids, windows, routes, deliveries}
+--   plan      {limits, marks, linger_ms, ring_ms, schema ids, windows, routes, deliveries}
+--   limits    bytes: {of all, of a source, of all but for fragile sources only, of an event beside its blob,
+--             of a dead letter}; 0 for no bound
+--   marks     {bytes of all, 0 for no look; bytes of one; key indexes of the buckets, first to give up first}
 --   windows   name -> {seconds to keep the newest bucket, key indexes of the buckets, newest first}
 --   routes    {queue key, lane key, sources key, lane, source}
---   delivery  {source, events}
+--   delivery  {source, events, whether the source is fragile}
 --   event     {digest, window, blob index or 0, 1 if quarantined, routes, ledger fields -> n, type}
 -- Returns  {"need", schema id…}, with nothing done: the caller publishes them and asks again; or
---          {"ok", answers, rung lanes}: an answer is {"full"}, or {"ok", then 0|1 (duplicate) and arrival an event}
+--          {"ok", answers, rung lanes, dedup buckets given up}: an answer is {"full", "source" or "all"}, or
+--          {"ok", then 0|1 (duplicate) and arrival an event}
 --
 -- Every check comes before the first write, since Lua does not roll back; an event's dedup mark is its last write.
 local plan = cmsgpack.unpack(ARGV[1])
-local limit, source_limit, linger, ring_ms = plan[1], plan[2], plan[3], plan[4]
+local limit, source_limit, reserved, overhead, letter = unpack(plan[1])
+local linger, ring_ms = plan[3], plan[4]
 local need = {"need"}
 for _, id in ipairs(plan[5]) do
   if redis.call("HEXISTS", KEYS[7], id) == 0 then need[#need + 1] = id end
@@ -21,9 +26,15 @@ end
 if #need > 1 then return need end
 local windows, routes, deliveries = plan[6], plan[7], plan[8]
 
--- Checks: what is a duplicate, what has no room.
+-- Checks: what is a duplicate, what has no room. What is not in blobs counts too, and for a source by its blobs.
 local taken = {}
-local bytes, total = {}, tonumber(redis.call("HGET", KEYS[5], "*") or 0)
+local bytes, total, scale = {}, 0, 1
+if limit > 0 or source_limit > 0 then
+  local blobs = tonumber(redis.call("HGET", KEYS[5], "*") or 0)
+  total = blobs + (redis.call("HLEN", KEYS[2]) + redis.call("HLEN", KEYS[11])) * overhead
+    + redis.call("HLEN", KEYS[10]) * letter
+  if blobs > 0 then scale = total / blobs end
+end
 for d, delivery in ipairs(deliveries) do
   local source, size, marks = delivery[1], 0, {}
   for e, event in ipairs(delivery[2]) do
@@ -40,14 +51,20 @@ for d, delivery in ipairs(deliveries) do
       end
     end
     marks[e] = arrival
-    if not arrival and event[3] > 0 then size = size + #ARGV[event[3] + 1] end
+    if not arrival and event[3] > 0 then size = size + #ARGV[event[3] + 1] + overhead end
     if not arrival and digest ~= "" then taken[digest] = true end
   end
-  bytes[source] = bytes[source] or tonumber(redis.call("HGET", KEYS[5], source) or 0)
-  delivery[3] = marks
-  if size > 0 and ((limit > 0 and total + size > limit)
-      or (source_limit > 0 and bytes[source] + size > source_limit)) then
-    delivery[4] = true
+  bytes[source] = bytes[source] or scale * tonumber(redis.call("HGET", KEYS[5], source) or 0)
+  local full = false
+  if size > 0 then
+    if source_limit > 0 and bytes[source] + size > source_limit then
+      full = "source"
+    elseif limit > 0 and total + size > (delivery[3] and limit or limit - reserved) then
+      full = "all"
+    end
+  end
+  delivery[4], delivery[5] = marks, full
+  if full then
     for e, event in ipairs(delivery[2]) do
       if not marks[e] then taken[event[1]] = nil end
     end
@@ -60,13 +77,14 @@ end
 local time = redis.call("TIME")
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
-local last = tonumber(redis.call("GET", KEYS[1]) or 0)
+local before = tonumber(redis.call("GET", KEYS[1]) or 0)
+local last, marked = before, false
 local counts, grown, touched, answers, given, news = {}, {}, {}, {}, {}, {}
 local function count(field, n) counts[field] = (counts[field] or 0) + n end
 for d, delivery in ipairs(deliveries) do
-  local source, marks = delivery[1], delivery[3]
-  if delivery[4] then
-    answers[d] = {"full"}
+  local source, marks = delivery[1], delivery[4]
+  if delivery[5] then
+    answers[d] = {"full", delivery[5]}
   else
     local answer = {"ok"}
     for e, event in ipairs(delivery[2]) do
@@ -98,6 +116,7 @@ for d, delivery in ipairs(deliveries) do
           local window = windows[event[2]]
           local bucket = KEYS[window[2][1]]
           redis.call("HSET", bucket, event[1], arrival)
+          marked = true
           if not window[3] then
             redis.call("EXPIRE", bucket, window[1])
             window[3] = true
@@ -111,7 +130,7 @@ for d, delivery in ipairs(deliveries) do
     answers[d] = answer
   end
 end
-redis.call("SET", KEYS[1], string.format("%.0f", last))
+if last > before then redis.call("SET", KEYS[1], string.format("%.0f", last)) end
 for field, n in pairs(counts) do redis.call("HINCRBY", KEYS[4], field, n) end
 for source, n in pairs(grown) do
   redis.call("HINCRBY", KEYS[5], source, n)
@@ -119,7 +138,28 @@ for source, n in pairs(grown) do
 end
 
 -- For whoever watches; nothing is kept of it.
-redis.call("PUBLISH", "rh:tail", cmsgpack.pack(news))
+if #news > 0 then redis.call("PUBLISH", "rh:tail", cmsgpack.pack(news)) end
+
+-- Marks that outgrow their budget are given up by the bucket: what is sent again from then is taken again, and
+-- versions make that harmless.
+local given_up = {}
+local marks_limit, mark, buckets = unpack(plan[2])
+if marks_limit > 0 and marked then
+  local sizes, held = {}, 0
+  for b, key in ipairs(buckets) do
+    sizes[b] = redis.call("HLEN", KEYS[key]) * mark
+    held = held + sizes[b]
+  end
+  for b, key in ipairs(buckets) do
+    if held <= marks_limit then break end
+    if sizes[b] > 0 then
+      redis.call("UNLINK", KEYS[key])
+      redis.call("HSET", KEYS[12], "dedup", string.format("%.0f|%s", now, KEYS[key]))
+      held = held - sizes[b]
+      given_up[#given_up + 1] = KEYS[key]
+    end
+  end
+end
 
 -- Bells: a lane without a live holder is rung once, by whoever wrote into it.
 local rung = {}
@@ -135,4 +175,4 @@ for r in pairs(touched) do
     rung[#rung + 1] = route[4]
   end
 end
-return {"ok", answers, rung}
+return {"ok", answers, rung, given_up}
