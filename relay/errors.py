@@ -13,6 +13,7 @@
     │   ├── MalformedPayload     verified but unreadable: quarantined, 202
     │   └── MappingFailed        readable but not mappable: quarantined, 202
     ├── BufferUnavailable        503 + Retry-After: nothing was stored
+    ├── SealBroken               a kept refused request cannot be opened: it stays until it expires
     ├── StaleClaim               a settle came after its lease was lost: nothing was changed
     └── DeliveryError            what a destination said of a whole batch
         ├── Transient            the same batch may succeed later
@@ -102,6 +103,12 @@ class BufferUnavailable(RelayError):
     def __init__(self, message: str, *, reason: str | None = None, retry_after_s: int = 5) -> None:
         super().__init__(message, reason=reason)
         self.retry_after_s = retry_after_s
+
+
+class SealBroken(RelayError):
+    """A kept request cannot be opened: it was sealed under another `refused_key`, or changed since."""
+
+    reason = "seal_broken"
 
 
 class StaleClaim(RelayError):

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import datetime as dt
 import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
 from relay.errors import Unauthenticated
 from relay.records import NS, Request, decode_json, instant_ns
 
-_ALGORITHMS: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": hashlib.sha512}
+ALGORITHMS: Final = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": hashlib.sha512}
+_Kind = TypeVar("_Kind")
 _MAX_CANDIDATES: Final = 16  # signatures looked at in one header; rotation needs two
 
 
@@ -82,11 +84,7 @@ class Timestamp(msgspec.Struct, frozen=True):
 
     def check(self, text: str, now: int) -> None:
         """Refuse what is not a time, stale, or from the future."""
-        if self.unit == "iso":
-            at = instant_ns(text) if "T" in text else None
-        else:
-            plain = text.isascii() and text.isdigit() and len(text) <= 17  # noqa: PLR2004 - no clock is longer
-            at = int(text) * (NS if self.unit == "s" else 1_000_000) if plain else None
+        at = self.read(text)
         if at is None:
             raise Unauthenticated("the timestamp is not one", reason="timestamp_malformed")
         if abs(now - at) > self.tolerance_s * NS:
@@ -95,6 +93,13 @@ class Timestamp(msgspec.Struct, frozen=True):
                 f"(at most {self.tolerance_s} s)",
                 reason="timestamp_stale",
             )
+
+    def read(self, text: str) -> int | None:
+        """The time in ns since 1970, None where the text is none."""
+        if self.unit == "iso":
+            return instant_ns(text) if "T" in text else None
+        plain = text.isascii() and text.isdigit() and len(text) <= 17  # noqa: PLR2004 - no clock is longer
+        return int(text) * (NS if self.unit == "s" else 1_000_000) if plain else None
 
 
 _FIELD: Final = re.compile(r"\{(\w+)\}")
@@ -136,7 +141,7 @@ class Hmac:
     ) -> None:
         self.header, self.prefix, self.pair = header.lower(), prefix, pair
         self.separator, self.versions, self.encoding, self.key = separator, versions, encoding, key
-        self.hash = _ALGORITHMS[algorithm]
+        self.hash = ALGORITHMS[algorithm]
         self.algorithm = algorithm
         self.timestamp, self.id_header = timestamp, id_header.lower()
         self.aliases = {k.lower(): v.lower() for k, v in (aliases or {}).items()}
@@ -188,6 +193,18 @@ class Hmac:
             value = f"{self.prefix}{digest}"
         return with_headers(request, {self.header: value})
 
+    def varied(self, **knobs: Any) -> Self:
+        """The same mechanism with another `header`, `algorithm`, `prefix` and so on (`relay.doctor`)."""
+        other = _varied(self, knobs)
+        other.hash = ALGORITHMS[other.algorithm]
+        return other
+
+    def signed_at(self, request: Request) -> int | None:
+        """When the request says that it was signed, ns since 1970; nothing of it is proved."""
+        if self.timestamp is None:
+            return None
+        return self.timestamp.read(self._candidates(request, self._read(request, self.header))[1])
+
     def _read(self, request: Request, header: str) -> str:
         value = request.headers.get(header, "")
         return value or request.headers.get(self.aliases.get(header, ""), "")
@@ -225,6 +242,12 @@ class Hmac:
     def _digest(self, secret: str, message: bytes) -> str:
         digest = hmac.new(key_bytes(secret, self.key), message, self.hash).digest()
         return digest.hex() if self.encoding == "hex" else base64.b64encode(digest).decode()
+
+
+def _varied(verifier: _Kind, knobs: dict[str, Any]) -> _Kind:
+    other = copy.copy(verifier)
+    vars(other).update(knobs)
+    return other
 
 
 def key_bytes(secret: str, form: str) -> bytes:
@@ -286,6 +309,10 @@ class Token:
             )
         body = {**decode_json(request.body), self.field: self.prefix + secret}
         return msgspec.structs.replace(request, body=msgspec.json.Encoder(decimal_format="number").encode(body))
+
+    def varied(self, **knobs: Any) -> Self:
+        """The same mechanism with another header, query or prefix (`relay.doctor`)."""
+        return _varied(self, knobs)
 
     def _read(self, request: Request) -> str:
         if self.header:

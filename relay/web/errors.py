@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -22,6 +25,29 @@ _STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
 }
 
 
+class _Seldom:
+    """Lets one of many alike lines a second into the log, so that whoever floods us does not flood that."""
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], list[float]] = {}
+
+    def due(self, what: tuple[str, str], now: float) -> int | None:
+        """How many were left out since the last one, or None where this one is left out too."""
+        seen = self._last.get(what)
+        if seen is not None and now - seen[0] < _SELDOM_S:
+            seen[1] += 1
+            return None
+        if len(self._last) >= _MOST_KINDS:  # paths are the caller's to invent
+            self._last.clear()
+        self._last[what] = [now, 0]
+        return int(seen[1]) if seen is not None else 0
+
+
+_SELDOM_S: Final = 1.0
+_MOST_KINDS: Final = 1_000
+_seldom: Final = _Seldom()
+
+
 def register(app: Flask) -> None:
     """Answer every error as JSON; nothing that a caller sends ends in a traceback."""
     app.register_error_handler(errors.RelayError, _ours)
@@ -33,7 +59,12 @@ def _ours(error: errors.RelayError) -> Response:
     status, text = next(
         (answer for kind, answer in _STATUS.items() if isinstance(error, kind)), (503, "try again later")
     )
-    log.warning("request_refused", path=request.path, status=status, reason=error.reason, detail=str(error))
+    said = _seldom.due((request.path, error.reason), time.monotonic())
+    if said is not None:
+        log.warning(
+            "request_refused", path=request.path, status=status, reason=error.reason, detail=str(error),
+            alike_since=said,
+        )  # fmt: skip
     response = Response(_encode({"error": text}), status, content_type="application/json")
     if isinstance(error, errors.BufferUnavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)

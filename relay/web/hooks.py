@@ -9,7 +9,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from relay import intake
-from relay.errors import TooLarge
+from relay.errors import TooLarge, Unauthenticated
 from relay.intake import Source
 from relay.records import Request
 from relay.telemetry import logger
@@ -31,8 +31,13 @@ def deliver(name: str) -> Response:
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
     limit = here.config.settings.max_body_bytes
-    with here.codec() as codec:
-        accepted = intake.webhook(source, incoming, time.time_ns(), codec, limit=limit)
+    now = time.time_ns()
+    try:
+        with here.codec() as codec:
+            accepted = intake.webhook(source, incoming, now, codec, limit=limit)
+    except Unauthenticated as refusal:
+        here.refusals.took(source, incoming, now, refusal.reason)
+        raise
     if not accepted.delivery.offers:  # a batch of nothing
         return _answer(source, {"id": None, "rows": 0, "duplicate": False})
     taken = here.front.put(accepted.delivery)

@@ -11,6 +11,7 @@ from relay.buffer.accept import Front
 from relay.config import Config
 from relay.intake import Source
 from relay.records import Codec
+from relay.web.refusals import Refusals
 
 
 class State:
@@ -18,6 +19,7 @@ class State:
 
     def __init__(self, config: Config, sources: dict[str, Source], front: Front) -> None:
         self.config, self.sources, self.front = config, sources, front
+        self.refusals = Refusals(config.settings, sources, front.client)
         self._codecs: list[Codec] = []
 
     @contextmanager
