@@ -7,108 +7,41 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
 from rq.timeouts import BaseTimeoutException
 
-from relay.buffer.failures import Letter
-from relay.buffer.lanes import Claimed, Lane, Settlement, schemas
+from relay.buffer.lanes import Claimed, Lane, Settlement, Standing, schemas
 from relay.errors import Permanent, Refused, RelayError, StaleClaim, Transient
-from relay.records import encode_json
 from relay.telemetry import logger
 from worker import fence
 from worker.batching import collapse, split
 from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
 from worker.reading import Reader, Work
 from worker.retry import delay_s
+from worker.tally import HELD_S, Tally
 
 log = logger("delivery")
 #: Single records refused with the same words, none stored: it is the destination, so nothing is buried.
 ALIKE: Final = 8
 #: How long a refused batch (credentials, a table that is not ours) rests before it is tried as a probe.
 REFUSED_REST_S: Final = 30.0
+#: What becomes of a record of which the fence has forgotten whether a newer one was sent.
+UNDER: Final = Rejected(
+    "older_than_fence: it is older than what was sent of this table long ago, and nobody knows any more whether a "
+    "newer row was sent; `relay dead retry` cannot help, write it at the destination if it is right"
+)
 #: How long an older record waits for a newer one of which nobody knows yet what became.
 WAIT_S: Final = 2.0
 #: So many failures in a row of one batch, while others pass, are the fault of a record in it; then it waits long.
 STUBBORN: Final = 5
-HELD_S: Final = 900.0
 #: Reasons of `Transient` that may be a record's fault: the destination answered, and failed.
 _OVER_THIS: Final = frozenset({"transient", "server"})
 #: After so long no further batch of a claim is begun: what was done is settled first, and RQ has its own limit.
 ENOUGH_S: Final = 30.0
-
-
-class Round:
-    """What one claim came to, counted while it is delivered."""
-
-    def __init__(self, claimed: Sequence[Claimed]) -> None:
-        self.counts: Counter[str] = Counter()
-        self.again: dict[tuple[str, str], dict[int, float]] = {}  # (source, arrival) -> position -> seconds
-        self.dead: list[tuple[str, int, bytes]] = []
-        self.after: dict[str, dict[str, bytes]] = {}
-        self.passed = self.failed = 0
-        # (table, key) -> older records that a newer one hides
-        self.shadows: dict[tuple[str, str], list[Item]] = {}
-        self.stored: dict[str, dict[str, bytes]] = {}  # table -> fence entries of rows, for when they are stored
-        self.newest: dict[tuple[str, str], Item] = {}
-        self.known: dict[str, dict[str, bytes]] = {}  # table -> fence entries of rows, for where they are refused
-        self.failing: set[str] = set()
-        self.tries = {one.arrival: one.tries for one in claimed}
-        self.why = ""
-        self.wait_s = 0.0
-        #: For how long the lane rests, whatever passed: newer rows must not go while older ones may still arrive.
-        self.unknown_s = 0.0
-
-    def settle(self, destination: str, table: str, items: Iterable[Item], verdict: Verdict) -> None:
-        """Count records whose fate is known."""
-        for item in items:
-            state = "dead" if isinstance(verdict, Rejected) else verdict
-            at = f"r|{item.source}|{destination}|{table}|"
-            self.counts[at + state] += 1
-            self.counts[at + "pending"] -= 1
-            if isinstance(verdict, Rejected):
-                letter = Letter(item.source, table, item.key, item.version, verdict.reason[:2000], "destination")
-                self.dead.append((item.event, item.position, encode_json(letter)))
-                log.warning(
-                    "record_buried", destination=destination, table=table, key=item.key, event_id=item.event,
-                    reason=verdict.reason[:500],
-                )  # fmt: skip
-
-    def repeat(self, items: Iterable[Item], after_s: float) -> None:
-        """Let records go again later."""
-        for item in items:
-            self.again.setdefault((item.source, item.event), {})[item.position] = after_s
-
-    def uncover(self, table: str, refused: Item) -> None:
-        """Let the older records of a row go, since the newest was refused; and the fence let them."""
-        self.repeat(self.shadows.pop((table, refused.key), ()), 0)
-        known = self.known.get(table)
-        if known is not None and refused.members is None:
-            self.after.setdefault(table, {})[refused.key] = known.get(refused.key, b"")
-
-    def settlement(self, work: Work, failures: int, rest_s: float) -> Settlement:
-        """What the buffer is told."""
-        done: dict[str, list[str]] = {}
-        partly = []
-        for one in work.claimed:
-            waits = self.again.get((one.source, one.arrival))
-            if one.arrival in work.unread:
-                partly.append((one.source, one.arrival, "", int(HELD_S * 1000)))
-            elif waits is None:
-                done.setdefault(one.source, []).append(one.arrival)
-            else:
-                left = f"{','.join(str(p) for p in sorted(waits))};{one.tries + (one.arrival in self.failing)}"
-                partly.append((one.source, one.arrival, left, int(max(waits.values()) * 1000)))
-        fences = {table: list(entries.items()) for table, entries in self.after.items() if entries}
-        # A lane rests as a whole where nothing got through or an outcome is unknown; else only what failed waits.
-        hold_s = max(self.unknown_s, rest_s if self.failed and not self.passed else 0.0)
-        counts = {field: n for field, n in self.counts.items() if n}
-        failures = failures if self.failed else 0
-        return Settlement(done, partly, self.dead, counts, fences, failures, int(hold_s * 1000), self.why, "")
 
 
 class Job(msgspec.Struct):
@@ -129,6 +62,12 @@ class Job(msgspec.Struct):
 
 #: A verdict of None: the destination fails over this record alone, so it waits and holds nobody else up.
 Verdicts = list[Verdict | None]
+
+
+class Refusal(Rejected, frozen=True):
+    """A destination's no to a single record, which may be a no to all."""
+
+
 #: None of a whole batch: it was not tried.
 Result = Verdicts | Transient | Refused | None
 Place = tuple[str, int]
@@ -150,10 +89,15 @@ class Courier:
         """Take a claim apart; may run while another is delivered."""
         return self._reader.read(claimed)
 
-    def __call__(self, work: Work, failures: int) -> tuple[Settlement, int]:
-        """Deliver a claim; returns the settlement, and the failures in a row after it."""
+    def __call__(self, work: Work, standing: Standing) -> Settlement:
+        """Deliver a claim, and say what became of it.
+
+        Args:
+            work: what `read` returned.
+            standing: how the destination has done before.
+        """
         self._enough, self._unknown = time.monotonic() + ENOUGH_S, False
-        turn = Round(work.claimed)
+        turn = Tally(work.claimed)
         jobs: list[Job] = []
         for name, items in work.items.items():
             jobs.extend(self._prepare(work.tables[name], items, turn))
@@ -162,12 +106,13 @@ class Courier:
             tried = [part for parts in (pool.map if several else map)(self._attempt, jobs) for part in parts]
         jobs, results = [job for job, _ in tried], [result for _, result in tried]
         self._isolate_stubborn(jobs, results, turn)
+        turn.passed = sum(_took(result) for result in results)
+        self._doubt(jobs, results, turn, standing)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
-        self._judge(jobs, results, turn, failures)
-        failures = failures + 1 if turn.failed else 0
-        return turn.settlement(work, failures, turn.wait_s), failures
+        self._judge(jobs, results, turn, standing.failures)
+        return turn.settlement(work)
 
-    def _prepare(self, spec: TableSpec, items: list[Item], turn: Round) -> list[Job]:
+    def _prepare(self, spec: TableSpec, items: list[Item], turn: Tally) -> list[Job]:
         """A table's batches; each with the owners of its items, where a set was taken apart."""
         name = self.destination.name
         kept, old = collapse(items, keep_deleted=self.destination.keeps_deleted or self.destination.marks)
@@ -177,20 +122,19 @@ class Courier:
         if self.destination.conditional:
             return [Job(spec, batch, {}) for batch in split(kept, self.destination.limits)]
         entries: dict[str, bytes | None] = {}
-        for keys in (fence.keys_of(kept, spec), None):
+        for keys in ([fence.FLOOR, *fence.keys_of(kept, spec)], None):
             wanted = keys if keys is not None else fence.member_keys(kept, entries)
             fresh = [k for k in wanted if k not in entries]
             entries.update(zip(fresh, self.lane.fence(spec.name, fresh), strict=True))
         passage = fence.decide(kept, spec, entries, keep_rows=self.destination.marks)
         turn.settle(name, spec.name, [kept[i] for i in passage.superseded], SUPERSEDED)
+        turn.settle(name, spec.name, [kept[i] for i in passage.under], UNDER)
         turn.repeat([kept[i] for i in passage.waits], WAIT_S)
         turn.stored[spec.name], turn.known[spec.name] = passage.stored, passage.known
         self.lane.intend(spec.name, list(passage.before.items()))
         turn.after[spec.name] = passage.after
-        sent = {index for _, index in passage.sends}
-        silent = [
-            i for n, i in enumerate(kept) if n not in sent and n not in {*passage.superseded, *passage.waits}
-        ]
+        decided = {*(index for _, index in passage.sends), *passage.superseded, *passage.waits, *passage.under}
+        silent = [item for n, item in enumerate(kept) if n not in decided]
         turn.settle(name, spec.name, silent, STORED)  # an empty set that deletes nothing
         owners = {id(send): kept[index] for send, index in passage.sends}
         batches = split([send for send, _ in passage.sends], self.destination.limits)
@@ -213,7 +157,7 @@ class Courier:
         parts: list[tuple[Job, Result]] = [(job.part(0, len(known)), list(known))] if known else []
         return [*parts, (job.part(len(known), len(job.batch)), failed)]
 
-    def _isolate_stubborn(self, jobs: Sequence[Job], results: list[Result], turn: Round) -> None:
+    def _isolate_stubborn(self, jobs: Sequence[Job], results: list[Result], turn: Tally) -> None:
         """Find the records over which a destination fails again and again while others pass."""
         if not any(isinstance(result, list) for result in results):
             return
@@ -224,6 +168,33 @@ class Courier:
                 sure = self._enough > 0  # else it went away meanwhile, and nobody is to blame
                 if sure and (any(verdict is not None for verdict in found) or len(job.batch) == 1):
                     results[index] = found
+
+    def _doubt(self, jobs: Sequence[Job], results: list[Result], turn: Tally, standing: Standing) -> None:
+        """Put off records that were refused while nothing at all was taken: it may be the destination.
+
+        One that is refused again and again meanwhile is buried after all; but once so many were refused with none
+        taken between them, the destination rests, and nothing is buried.
+        """
+        refusals = [
+            (result, i, job.owned()[i])
+            for job, result in zip(jobs, results, strict=True)
+            if isinstance(result, list)
+            for i, verdict in enumerate(result)
+            if isinstance(verdict, Refusal)
+        ]
+        if turn.passed or not refusals:
+            return
+        alike = standing.refused + len(refusals) >= ALIKE
+        for verdicts, i, item in refusals:
+            turn.why, tries = str(getattr(verdicts[i], "reason", "")), turn.tries[item.event] + 1
+            if not alike and tries >= STUBBORN:
+                turn.refused += 1
+                continue
+            verdicts[i] = None
+            turn.failing.add(item.event)
+            turn.late[item.event, item.position] = delay_s(tries, self._chance())
+        if alike:
+            turn.rest(max(REFUSED_REST_S, delay_s(standing.failures + 1, self._chance())))
 
     def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
         known: list[Verdict] = []
@@ -277,18 +248,15 @@ class Courier:
             alike.append(words)
             if len(alike) >= ALIKE and len(set(alike)) == 1:
                 raise Refused(f"{ALIKE} records in a row were refused alike: {words}") from error
-            known.append(Rejected(words))
+            known.append(Refusal(words))
 
-    def _judge(self, jobs: Sequence[Job], results: Sequence[Result], turn: Round, failures: int) -> None:
+    def _judge(self, jobs: Sequence[Job], results: Sequence[Result], turn: Tally, failures: int) -> None:
         """Settle what has its verdict; all else goes again."""
         fates: dict[str, dict[Place, tuple[Item, Verdict]]] = {}
         waiting: set[Place] = set()
         for job, result in zip(jobs, results, strict=True):
             if isinstance(result, list):
-                turn.passed += 1
-                held = [item for item, verdict in zip(job.owned(), result, strict=True) if verdict is None]
-                turn.repeat(held, HELD_S)
-                waiting.update((i.event, i.position) for i in held)
+                waiting.update(_put_off(job, result, turn))
                 self._close(job, result, turn)
                 _note(fates.setdefault(job.spec.name, {}), job.owned(), result)
             else:
@@ -307,14 +275,14 @@ class Courier:
                     # Its marker stays as it was: what it was to delete must be found again.
                     turn.after.get(job.spec.name, {}).pop(fence.marker_key(item), None)
 
-    def _close(self, job: Job, result: Verdicts, turn: Round) -> None:
+    def _close(self, job: Job, result: Verdicts, turn: Tally) -> None:
         """Note in the fence which rows are stored."""
         entries = turn.stored.get(job.spec.name, {})
         closed = {i.key: entries[i.key] for i, v in zip(job.batch, result, strict=True) if v == STORED and entries}
         if closed:
             turn.after.setdefault(job.spec.name, {}).update(closed)
 
-    def _settle_shadows(self, turn: Round) -> None:
+    def _settle_shadows(self, turn: Tally) -> None:
         """Older records of a row share the fate of the newest: they are superseded only once it is settled."""
         waits = turn.again
         for (table, key), items in turn.shadows.items():
@@ -327,7 +295,7 @@ class Courier:
             else:
                 turn.repeat(items, after_s)
 
-    def _failed(self, job: Job, error: Transient | Refused | None, turn: Round, failures: int) -> set[Place]:
+    def _failed(self, job: Job, error: Transient | Refused | None, turn: Tally, failures: int) -> set[Place]:
         places = {(i.event, i.position) for i in job.owned()}
         if error is None:
             turn.repeat(job.owned(), 0)
@@ -341,13 +309,30 @@ class Courier:
             if error.unknown:
                 wait = max(wait, self.hold_s)
         turn.failed += 1
-        turn.why, turn.wait_s = str(error), max(turn.wait_s, wait)
+        turn.why = str(error)
+        if error.reason != "foreign_table":  # that is one table's matter
+            turn.down += 1
+            turn.wait_s = max(turn.wait_s, wait)
+            turn.opens |= isinstance(error, Refused) or error.retry_after_s is not None
         turn.repeat(job.owned(), wait)
         log.warning(
             "delivery_failed", destination=self.destination.name, table=job.spec.name, records=len(job.batch),
             reason=error.reason, wait_s=round(wait, 2), detail=str(error)[:500],
         )  # fmt: skip
         return places
+
+
+def _put_off(job: Job, result: Verdicts, turn: Tally) -> set[Place]:
+    """Records without a verdict wait."""
+    held = {(i.event, i.position): i for i, v in zip(job.owned(), result, strict=True) if v is None}
+    for place, item in held.items():
+        turn.repeat([item], turn.late.get(place, HELD_S))
+    return set(held)
+
+
+def _took(result: Result) -> bool:
+    """Whether the destination took something of a batch."""
+    return isinstance(result, list) and any(verdict in (STORED, SUPERSEDED) for verdict in result)
 
 
 def _note(fate: dict[Place, tuple[Item, Verdict]], owned: list[Item], verdicts: Verdicts) -> None:

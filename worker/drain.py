@@ -11,12 +11,12 @@ from typing import Any, Self
 import msgspec
 from redis.exceptions import RedisError
 
-from relay.buffer.lanes import BEAT_S, Claimed, Lane, Settlement
+from relay.buffer.lanes import BEAT_S, Claimed, Lane, Settlement, Standing
 from relay.errors import BufferUnavailable, StaleClaim
 from relay.telemetry import logger
 
 Read = Callable[[Sequence[Claimed]], Any]
-Deliver = Callable[[Any, int], tuple[Settlement, int]]
+Deliver = Callable[[Any, Standing], Settlement]
 log = logger("drain")
 #: How long an idle drain keeps its lane warm, and how long a busy one keeps a worker.
 IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
@@ -28,6 +28,8 @@ AWAY_S, AWAY_LOOK_S = 30.0, 0.25
 REFUSED_S = 5.0
 #: Events and compressed bytes in one claim.
 MOST_EVENTS, MOST_BYTES = 2_000, 4 * 1024 * 1024
+#: Events with which a drain finds out whether a destination takes rows again.
+PROBE_EVENTS = 16
 #: From so many events in a claim on, the next is taken ahead: there is a backlog.
 AHEAD_FROM = 200
 
@@ -67,16 +69,17 @@ def drain(
     Args:
         lane: with this drain's token.
         read: takes a claim apart; done for the next claim while this one is delivered.
-        deliver: takes what was read and the failures in a row before it; says what became of it.
+        deliver: takes what was read, and how the destination did before; says what became of it.
         pace: how long it may wait, and how much it takes.
         stopping: this process was told to end after the running batch.
         others_wait: jobs of other lanes wait for a worker.
     """
     try:
-        if not lane.begin():
+        standing = lane.begin()
+        if standing is None:
             return False
         with _Heartbeat(lane):
-            return _serve(Ahead(lane, read, pace), deliver, stopping, others_wait)
+            return _serve(Ahead(lane, read, pace), standing, deliver, stopping, others_wait)
     except StaleClaim as error:
         # Another drain has the lane, and with it everything that this one left unsettled.
         log.warning("lane_lost", lane=lane.name, detail=str(error))
@@ -145,17 +148,17 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1, "ahead")
         self._next: Future[Taken | float] | None = None
 
-    def take(self) -> Taken | float:
+    def take(self, most: int) -> Taken | float:
         """The next claim, read; or seconds until something is due."""
         if self._next is not None:
             taken, self._next = self._next.result(), None
             return taken
-        return self._take(())
+        return self._take((), most)
 
     def go_on(self, taken: Taken) -> None:
         """Take the claim after this one meanwhile, where there seems to be one."""
         if len(taken.claimed) >= AHEAD_FROM:
-            self._next = self._thread.submit(self._take, taken.claimed)
+            self._next = self._thread.submit(self._take, taken.claimed, MOST_EVENTS)
 
     def settle(self, settlement: Settlement) -> None:
         """Settle the claim in hand. The next is waited for, since it was told which events to pass over."""
@@ -172,13 +175,13 @@ class Ahead:
         """End the thread."""
         self._thread.shutdown()
 
-    def _take(self, in_hand: Sequence[Claimed]) -> Taken | float:
+    def _take(self, in_hand: Sequence[Claimed], most: int) -> Taken | float:
         now = time.monotonic()
         if now - self._looked > SOURCES_S:
             self.sources, self._looked = self.lane.sources(), now
         found = self.lane.claim(
             self.sources,
-            most=MOST_EVENTS,
+            most=most,
             most_bytes=MOST_BYTES,
             linger_ms=self.pace.linger_ms,
             full=self.pace.full,
@@ -192,8 +195,13 @@ class Ahead:
         return Taken(claimed, self._read(claimed)) if claimed else 0.0
 
 
-def _serve(ahead: Ahead, deliver: Deliver, stopping: Callable[[], bool], others_wait: Callable[[], bool]) -> bool:
-    failures = ahead.lane.failures()
+def _serve(
+    ahead: Ahead,
+    standing: Standing,
+    deliver: Deliver,
+    stopping: Callable[[], bool],
+    others_wait: Callable[[], bool],
+) -> bool:
     started = busy = time.monotonic()
     try:
         while True:
@@ -201,13 +209,14 @@ def _serve(ahead: Ahead, deliver: Deliver, stopping: Callable[[], bool], others_
             if stopping() or now - started > SLICE_S or (now - started > SHARED_SLICE_S and others_wait()):
                 ahead.finish(even_if_due=True)
                 return True
-            found = ahead.take()
+            found = ahead.take(PROBE_EVENTS if standing.probing else MOST_EVENTS)
             if isinstance(found, Taken):
                 ahead.go_on(found)
-                settlement, failures = deliver(found.work, failures)
+                settlement = deliver(found.work, standing)
                 ahead.settle(settlement)
+                standing = after(standing, settlement)
                 busy = time.monotonic()
-                if settlement.hold_ms:
+                if settlement.hold_ms or settlement.rest_ms:
                     # The ticker rings when the rest is over; a worker is not kept waiting for it.
                     ahead.finish(even_if_due=True)
                     return False
@@ -217,3 +226,12 @@ def _serve(ahead: Ahead, deliver: Deliver, stopping: Callable[[], bool], others_
             time.sleep(min(found, LOOK_S) if found > 0 else LOOK_S)
     finally:
         ahead.close()
+
+
+def after(standing: Standing, settlement: Settlement) -> Standing:
+    """How a destination stands after a settlement; settle.lua keeps the same account for all lanes."""
+    if settlement.passed:
+        return Standing()
+    return Standing(
+        standing.failures + settlement.failed, standing.refused + settlement.refused, probing=standing.probing
+    )

@@ -4,8 +4,10 @@ A fence entry of a row is the newest version that was ever sent of it; where del
 (`deletes: mark`), the row's data stands behind it. Until that version is known to be stored the entry begins
 with `?` and holds the one before: an older record then waits, for the newer one may yet be refused. An entry of
 a set (under its parent's key, marked `*`) also keeps the keys of the members, so that a later set can delete
-those it leaves out. Pure: entries come in, entries go out; `worker.delivery` reads and writes them under the
-lane's lease.
+those it leaves out. What was sent long ago is forgotten (evict.lua), and the newest version among it is the
+floor: of a row without an entry nothing older is sent, since nobody knows what was.
+
+Pure: entries come in, entries go out; `worker.delivery` reads and writes them under the lane's lease.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import msgspec
 from relay.records import decode_json, encode_json, key_of
 from worker.destination import Item, TableSpec
 
+#: The field of a fence that holds its floor; keys are JSON lists, so that none is called so.
+FLOOR: Final = "floor"
 _SET: Final = "*"
 _OPEN: Final = b"?"
 
@@ -36,6 +40,7 @@ class Passage(msgspec.Struct):
         sends: rows and tombstones to send, each with the index of the item that it belongs to.
         superseded: indexes of items that are older than what was stored.
         waits: indexes of items that are older than what was sent, of which nobody knows yet what became.
+        under: indexes of items of which nothing is known, and which are older than what was forgotten.
         before: entries to write before sending.
         after: entries to write once all of a set was stored.
         stored: the entry of each row, to write once that row was stored.
@@ -45,6 +50,7 @@ class Passage(msgspec.Struct):
     sends: list[tuple[Item, int]]
     superseded: list[int]
     waits: list[int]
+    under: list[int]
     before: dict[str, bytes]
     after: dict[str, bytes]
     stored: dict[str, bytes]
@@ -87,12 +93,13 @@ class _Sent:
 
     def __init__(self, entries: Mapping[str, bytes | None], *, keep_rows: bool) -> None:
         self.entries, self.keep_rows = entries, keep_rows
+        self.floor = (entries.get(FLOOR) or b"").decode()
         self.versions: dict[str, str] = {}
         self.open: set[str] = set()
         self.before: dict[str, bytes] = {}  # what was last known to be stored
         self.rows: dict[str, Any] = {}
         for key, entry in entries.items():
-            if entry and not key.startswith(_SET):
+            if entry and not key.startswith(_SET) and key != FLOOR:
                 sent, before = _opened(entry)
                 version, _, data = sent.partition(b"\n")
                 self.versions[key] = version.decode()
@@ -105,6 +112,10 @@ class _Sent:
     def allows(self, key: str, version: str) -> bool:
         """Whether nothing newer was sent of a row; an equal version is the same delivery."""
         return self.versions.get(key, "") <= version
+
+    def forgotten(self, key: str, version: str) -> bool:
+        """Whether something newer may have been sent of a row, and was forgotten."""
+        return version < self.floor and key not in self.versions
 
     def send(self, item: Item) -> Item:
         """The item as it is to be sent."""
@@ -132,12 +143,14 @@ def decide(
         entries: of `keys_of` and `member_keys`.
         keep_rows: tombstones carry what the row last held.
     """
-    passage = Passage([], [], [], {}, {}, {}, {})
+    passage = Passage([], [], [], [], {}, {}, {}, {})
     sent = _Sent(entries, keep_rows=keep_rows)
     sends: dict[str, tuple[Item, int]] = {}
     for index, item in enumerate(items):
         if item.members is None:
-            if sent.allows(item.key, item.version):
+            if sent.forgotten(item.key, item.version):
+                passage.under.append(index)
+            elif sent.allows(item.key, item.version):
                 sends[item.key] = (sent.send(item), index)
             else:
                 (passage.waits if item.key in sent.open else passage.superseded).append(index)
@@ -163,10 +176,15 @@ def _decide_set(
     if marker.version > item.version:
         passage.superseded.append(index)
         return
+    members = [key_of(member, table.key) for member in item.members or ()]
+    if any(sent.forgotten(key, item.version) for key in members) or (
+        not marker.version and item.version < sent.floor
+    ):
+        passage.under.append(index)
+        return
     old = {_text(values): values for values in marker.members}
     new = {}
-    for member in item.members or ():
-        key = key_of(member, table.key)
+    for key, member in zip(members, item.members or (), strict=True):
         new[key] = [member.get(column) for column in table.key]
         if sent.allows(key, item.version):
             sends[key] = (sent.send(_part(item, key, "row", member)), index)

@@ -76,9 +76,9 @@ class Reader:
         packed = []
         for one in claimed:
             try:
-                packed += [(one, self._codec.unpack(one.blob))] if one.blob else []
+                packed.append((one, self._codec.unpack(one.blob)))
             except _UNREADABLE as error:
-                work.blame(one, error)
+                work.blame(one, error if one.blob else LookupError("neither the buffer nor the archive has it"))
         self._learn({id_ for _, p in packed for id_ in p.meta.schemas.values()})
         for one, event in packed:
             try:

@@ -14,12 +14,19 @@ key                                    type    holds
 `rh:quarantine`                        zset    arrival numbers of events that could not be read or mapped
 `rh:dead`                              hash    `<arrival>|<destination>|<position>` -> a dead letter
 `rh:deadcount`                         hash    arrival number -> how many dead letters it has
+`rh:alarms`                            hash    `dedup` -> `<ms>|<bucket>`: when marks were last given up, and which
 `rh:lanes`                             set     every lane that ever held something
-`rh:lane:<lane>`                       hash    holder, until (ms), hold_until, failures, paused, why, in_flight
+`rh:parked`                            hash    arrival number -> source, of events whose body only the archive has
+`rh:lane:<lane>`                       hash    holder, until (ms), hold_until, hold_ms, paused, why, in_flight
+`rh:destination:<destination>`         hash    paused, failures, open_until (ms), since (ms), why, refused
 `rh:sources:<lane>`                    set     sources with a queue in the lane
 `rh:queue:<lane>|<source>`             zset    arrival number -> when it is due (ms): what waits to be delivered
 `rh:left:<lane>`                       hash    arrival number -> `positions;tries` of its records still to settle
 `rh:fence:<destination>|<table>`       hash    key -> newest version (and, of a set, its member keys) that was sent
+`rh:refusals`                          hash    source -> what its refused deliveries lacked (`refused.Account`)
+`rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
+`rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all
+`rh:refused:<id>`                      string  one kept refused request, sealed; goes by itself after a day
 =====================================  ======  ================================================================
 
 `rh:tail` is a channel, not a key: what was just taken, for `relay tail`.
@@ -41,6 +48,11 @@ DEAD: Final = "rh:dead"
 DEAD_COUNT: Final = "rh:deadcount"
 LANES: Final = "rh:lanes"
 TAIL: Final = "rh:tail"
+PARKED: Final = "rh:parked"
+ALARMS: Final = "rh:alarms"
+REFUSALS: Final = "rh:refusals"
+REFUSED: Final = "rh:refused"
+REFUSED_BYTES: Final = "rh:refused:bytes"
 #: The destination of the lane in which every event goes to the archive.
 ARCHIVE: Final = "archive"
 
@@ -70,6 +82,11 @@ def lane(name: str) -> str:
     return f"rh:lane:{name}"
 
 
+def destination(name: str) -> str:
+    """How a destination is doing: its breaker, and whether a person paused it."""
+    return f"rh:destination:{name}"
+
+
 def lane_sources(name: str) -> str:
     """The sources that have a queue in a lane."""
     return f"rh:sources:{name}"
@@ -88,3 +105,8 @@ def left(lane_: str) -> str:
 def fence(destination: str, table: str) -> str:
     """The newest versions sent of one table."""
     return f"rh:fence:{destination}|{table}"
+
+
+def refused(id_: str) -> str:
+    """One kept refused request."""
+    return f"rh:refused:{id_}"

@@ -19,6 +19,8 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 #: How long a drain's hold lasts without a sign of life, and how often it gives one.
 LEASE_MS: Final = 15_000
 BEAT_S: Final = 3.0
+#: What begin.lua says to the drain that finds out for all.
+PROBE: Final = 2
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -26,7 +28,8 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Args:
         source: configured source. arrival: its number. left: positions of records still to settle, None for all.
-        blob: packed event; empty where it vanished (the audit will name it).
+        blob: packed event; empty where the archive has it, or it vanished (the audit will name it).
+        tries: how often its batch failed. parked: the blob was fetched from the archive.
     """
 
     source: str
@@ -34,6 +37,7 @@ class Claimed(msgspec.Struct, frozen=True):
     left: frozenset[int] | None
     blob: bytes
     tries: int = 0
+    parked: bool = False
 
 
 class Settlement(msgspec.Struct):
@@ -43,9 +47,14 @@ class Settlement(msgspec.Struct):
         done: source -> arrivals of which nothing is left in this lane.
         partly: (source, arrival, `positions left;tries` or empty for all, ms until they go again).
         dead: (arrival, position, letter). counts: ledger field -> n.
-        fences: table -> [(key, fence entry)]. failures: in a row, of the lane. hold_ms: rest of the whole lane.
-        why: the destination's words, empty when all is well. paused: why the lane waits for a person, or empty.
+        fences: table -> [(key, fence entry)].
+        hold_ms: rest of the whole lane, since an outcome is unknown.
+        rest_ms: rest of the destination, since nothing got through; of this lane alone the first few times.
+        why: the destination's words, empty when all is well.
+        passed: the destination took something. failed: it did not take something.
+        opens: it is no use to try soon again. refused: records refused for good, while it took nothing.
         in_hand: events claimed beside these.
+        restored: (source, arrival) -> blob of parked events that have a dead letter now.
     """
 
     done: dict[str, list[str]]
@@ -53,11 +62,28 @@ class Settlement(msgspec.Struct):
     dead: list[tuple[str, int, bytes]]
     counts: dict[str, int]
     fences: dict[str, list[tuple[str, bytes]]]
-    failures: int = 0
     hold_ms: int = 0
+    rest_ms: int = 0
     why: str = ""
-    paused: str = ""
+    passed: bool = False
+    failed: bool = False
+    opens: bool = False
+    refused: int = 0
     in_hand: int = 0
+    restored: dict[tuple[str, str], bytes] = {}
+
+
+class Standing(msgspec.Struct):
+    """How a destination has done lately.
+
+    Args:
+        failures: in a row, nothing having got through. refused: records refused since it last took one.
+        probing: its breaker is open, and this drain is to find out whether it takes rows again.
+    """
+
+    failures: int = 0
+    refused: int = 0
+    probing: bool = False
 
 
 class Lane:
@@ -75,24 +101,21 @@ class Lane:
         self._settle, self._finish = script(client, "settle"), script(client, "finish")
         self._fence, self._release = script(client, "fence"), script(client, "release")
         self._renew = script(client, "renew")
-        self._state = keys.lane(name)
+        self._state, self._target = keys.lane(name), keys.destination(self.destination)
         self._seen = -LEASE_MS / 1000
 
-    def begin(self) -> bool:
-        """Take the lane; False where another drain lives in it or it rests."""
+    def begin(self) -> Standing | None:
+        """Take the lane; None where another drain lives in it, or it rests."""
         asked = time.monotonic()
-        taken = bool(self._begin([self._state], [self.token, LEASE_MS]) == 1)
-        self._seen = asked if taken else self._seen
-        return taken
+        taken: Any = self._begin([self._state, self._target], [self.token, LEASE_MS])
+        if taken[0] < 1:
+            return None
+        self._seen = asked
+        return Standing(taken[1], taken[2], probing=taken[0] == PROBE)
 
     def held(self) -> bool:
         """Whether the lane is surely still ours; not so after a process stood still for longer than its lease."""
         return time.monotonic() - self._seen < LEASE_MS / 1000
-
-    def failures(self) -> int:
-        """Failures in a row before this drain."""
-        found: Any = self.client.hget(self._state, "failures")
-        return int(found or 0)
 
     def sources(self) -> list[str]:
         """Sources with a queue here."""
@@ -141,7 +164,7 @@ class Lane:
         """
         names = [
             self._state, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.left(self.name), keys.DEAD,
-            keys.DEAD_COUNT,
+            keys.DEAD_COUNT, self._target, keys.PARKED,
         ]  # fmt: skip
 
         def index(key: str) -> int:
@@ -165,14 +188,20 @@ class Lane:
                 [(f"{a}|{self.destination}|{p}", letter.decode(), a) for a, p, letter in settlement.dead],
                 settlement.counts,
                 fences,
-                settlement.failures,
                 settlement.hold_ms,
                 settlement.why[:500],
-                settlement.paused[:500],
                 settlement.in_hand,
+                (
+                    settlement.passed,
+                    settlement.failed,
+                    settlement.opens,
+                    settlement.rest_ms,
+                    settlement.refused,
+                ),
+                list(settlement.restored),
             )
         )
-        if self._settle(names, [self.token, plan]) != 1:
+        if self._settle(names, [self.token, plan, *settlement.restored.values()]) != 1:
             raise StaleClaim(f"lane {self.name} was given to another drain; its settlement was refused")
 
     def finish(self, sources: Sequence[str], linger_ms: int, *, even_if_due: bool = False) -> bool:
@@ -241,7 +270,8 @@ class Watch:
         for name in filter(known, self.lanes()):
             found: Any = self.client.smembers(keys.lane_sources(name))
             queues = [keys.queue(name, s.decode()) for s in found]
-            if self._ring([keys.lane(name), *queues], [RING_MS, linger_ms]) == 1:
+            target = keys.destination(name.rsplit("/", 2)[0])
+            if self._ring([keys.lane(name), target, *queues], [RING_MS, linger_ms]) == 1:
                 ring(name)
                 rung += 1
         return rung

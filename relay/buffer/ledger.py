@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ EVENT_STATES: Final = ("duplicate", "ignored", "quarantined", "mapped", "waiting
 RECORD_STATES: Final = ("stored", "superseded", "dead", "pending", "discarded")
 
 
+Bodies = Callable[[str, str], Iterable[tuple[str, bytes]]]
 _LOOKS: Final = 3
 _PAUSE_S: Final = 0.2
 
@@ -60,20 +62,21 @@ def read(client: driver.Redis) -> Ledger:
     return Ledger(dict(events), dict(records))
 
 
-def audit(client: driver.Redis, *, deep: bool) -> list[str]:
+def audit(client: driver.Redis, *, deep: bool, bodies: Bodies = lambda _since, _until: ()) -> list[str]:
     """What does not balance, a sentence each; empty when all is well.
 
     Args:
         client: Redis.
         deep: also read every blob that waits, and count it again.
+        bodies: blobs of archived events from one arrival number to before another; asked for parked events.
     """
-    faults = _look(client, deep=deep)
+    faults = _look(client, bodies, deep=deep)
     for _ in range(_LOOKS - 1):
         if not faults:
             break
         # Counters and data are read one after the other, so live traffic can stand between: what stays, counts.
         time.sleep(_PAUSE_S)
-        again = _look(client, deep=deep)
+        again = _look(client, bodies, deep=deep)
         faults = [fault for fault in again if _subject(fault) in {_subject(f) for f in faults}]
     return faults
 
@@ -83,12 +86,12 @@ def _subject(fault: str) -> str:
     return re.sub(r"\b\d+\b", "n", fault)
 
 
-def _look(client: driver.Redis, *, deep: bool) -> list[str]:
+def _look(client: driver.Redis, bodies: Bodies, *, deep: bool) -> list[str]:
     ledger = read(client)
     faults = list(ledger.residuals())
     faults += _sizes(client, ledger)
     if deep:
-        faults += _recount(client, ledger)
+        faults += _recount(client, ledger, bodies)
     return faults
 
 
@@ -107,30 +110,45 @@ def _sizes(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
         yield f"{waiting} events wait in the lanes, the ledger says {pending} records are pending"
 
 
-def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
-    codec, found, held = Codec(), Counter[tuple[str, str, str]](), set[str]()
+class _Waiting(msgspec.Struct, frozen=True):
+    """An event in one lane; `left` are the positions of its records still to settle, None for all."""
+
+    lane: str
+    source: str
+    arrival: str
+    left: frozenset[int] | None
+
+
+def _waiting(client: driver.Redis) -> Iterator[_Waiting]:
     for lane in sorted(lane_states(client)):
-        destination, partition, partitions = lane.rsplit("/", 2)
         sources: Any = client.smembers(keys.lane_sources(lane))
         for source in sorted(s.decode() for s in sources):
             queue: Any = client.zscan_iter(keys.queue(lane, source), count=500)
             for arrival, _ in queue:
-                held.add(arrival.decode())
-                if keys.archives(lane):
-                    continue
-                blob: Any = client.hget(keys.EVENTS, arrival)
-                if blob is None:
-                    yield f"event {arrival.decode()} of {source} waits in {lane}, but its body is gone"
-                    continue
                 left: Any = client.hget(keys.left(lane), arrival)
-                positions = {int(p) for p in left.partition(b";")[0].split(b",")} if left else None
-                packed = codec.unpack(blob)
-                declared = _declared(client, set(packed.meta.schemas.values()))
-                for position, record in enumerate(records_of(packed)):
-                    key = lane_key(declared[packed.meta.schemas[record.table]], record)
-                    ours = partition_of(record.table, key, int(partitions)) == int(partition)
-                    if ours and (positions is None or position in positions):
-                        found[source, destination, record.table] += 1
+                positions = left.partition(b";")[0] if left else b""
+                ours = frozenset(int(p) for p in positions.split(b",")) if positions else None
+                yield _Waiting(lane, source, arrival.decode(), ours)
+
+
+def _recount(client: driver.Redis, ledger: Ledger, bodies: Bodies) -> Iterator[str]:
+    found, held = Counter[tuple[str, str, str]](), set[str]()
+    parked: defaultdict[str, list[_Waiting]] = defaultdict(list)
+    for one in _waiting(client):
+        held.add(one.arrival)
+        if keys.archives(one.lane):
+            continue
+        blob: Any = client.hget(keys.EVENTS, one.arrival)
+        if blob is not None:
+            found.update(routes(client, one.lane, one.source, one.left, blob))
+        else:
+            parked[one.arrival].append(one)
+    if parked:
+        for arrival, blob in bodies(min(parked), max(parked) + "!"):
+            for one in parked.pop(arrival, ()):
+                found.update(routes(client, one.lane, one.source, one.left, blob))
+    for one in itertools.chain(*parked.values()):
+        yield f"event {one.arrival} of {one.source} waits in {one.lane}, but its body is gone"
     for route, states in sorted(ledger.records.items()):
         if found[route] != states.get("pending", 0):
             source, destination, table = route
@@ -139,6 +157,28 @@ def _recount(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
                 f"the ledger says {states.get('pending', 0)}"
             )
     yield from _orphans(client, held)
+
+
+def routes(
+    client: driver.Redis, lane: str, source: str, left: frozenset[int] | None, blob: bytes
+) -> Iterator[tuple[str, str, str]]:
+    """Source, destination and table of each of an event's records that are still to settle in a lane.
+
+    Args:
+        client: Redis.
+        lane: where it waits.
+        source: whose it is.
+        left: positions of those records, None for all.
+        blob: the event.
+    """
+    destination, partition, partitions = lane.rsplit("/", 2)
+    packed = Codec().unpack(blob)
+    declared = _declared(client, set(packed.meta.schemas.values()))
+    for position, record in enumerate(records_of(packed)):
+        key = lane_key(declared[packed.meta.schemas[record.table]], record)
+        ours = partition_of(record.table, key, int(partitions)) == int(partition)
+        if ours and (left is None or position in left):
+            yield source, destination, record.table
 
 
 def _declared(client: driver.Redis, ids: set[str]) -> dict[str, bytes]:
@@ -152,6 +192,9 @@ def _orphans(client: driver.Redis, held: set[str]) -> Iterator[str]:
     kept = held | {a.decode() for a in quarantined}
     letters: Any = client.hkeys(keys.DEAD_COUNT)
     kept |= {a.decode() for a in letters}
+    parked: Any = client.hkeys(keys.PARKED)
+    for arrival in sorted({a.decode() for a in parked} - held)[:20]:
+        yield f"event {arrival} is noted as parked, but waits nowhere"
     every: Any = client.hscan_iter(keys.EVENTS, count=500, no_values=True)
     present = {a.decode() for a in every}
     for arrival in sorted(present - kept)[:20]:

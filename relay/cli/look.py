@@ -9,7 +9,9 @@ import msgspec
 import typer
 
 from relay import catalogue, intake
-from relay.buffer import keys, ledger
+from relay.buffer import destinations, keys, ledger
+from relay.buffer.alarms import maxmemory, standing
+from relay.buffer.bounds import bounds_of
 from relay.buffer.lanes import lane_states
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, ask_worker, buffer, opened, show
 from relay.intake import SOURCES
@@ -81,24 +83,30 @@ def tables(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fa
 
 def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = False) -> None:
     """Show the ledger, the lanes and what waits in the buffer."""
-    client = buffer(opened(config, data))
+    settings = opened(config, data)
+    client = buffer(settings)
     account = ledger.read(client)
+    alarms = [alarm.text for alarm in standing(client, bounds_of(settings.settings, maxmemory(client)))]
     held: Any = client.hgetall(keys.BYTES)
-    lanes = lane_states(client)
+    lanes, standings = lane_states(client), destinations.standings(client)
     routes = [
         {"source": s, "destination": d, "table": t, **states} for (s, d, t), states in account.records.items()
     ]
     if as_json:
         sizes = {source.decode(): int(n) for source, n in held.items()}
-        show({"events": account.events, "records": routes, "lanes": lanes, "bytes": sizes})
+        show({"events": account.events, "records": routes, "lanes": lanes, "bytes": sizes, "alarms": alarms})
         return
     for source, states in sorted(account.events.items()):
         typer.echo(f"events  {source}: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())))
     for route in routes:
         numbers = ", ".join(f"{n} {k}" for k, n in sorted(route.items()) if isinstance(n, int))
         typer.echo(f"records {route['table']} to {route['destination']}: {numbers}")
+    for name, state in standings.items():
+        typer.echo(f"destination {name}: {destinations.in_words(state)}")
     for name, state in lanes.items():
         typer.echo(f"lane    {name}: {state['waiting']} events wait {state.get('why', '')}".rstrip())
+    for alarm in alarms:
+        typer.echo(f"alarm   {alarm}")
 
 
 def tail(

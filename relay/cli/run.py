@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 from redis.exceptions import RedisError
 
-from relay.buffer.keys import ARCHIVE
-from relay.buffer.lanes import lane_states
-from relay.buffer.redis import inspect, unavailable
+from relay.buffer import strays
+from relay.buffer.redis import connect, inspect, unavailable
+from relay.cli.history import archived_blobs
 from relay.cli.options import (
     DATA,
     AsJson,
@@ -29,6 +28,9 @@ from relay.config import Config
 from relay.errors import ConfigInvalid, RelayError
 from relay.intake import sources_of
 
+Discard = Annotated[
+    bool, typer.Option("--discard", help="Give up what waits for destinations and sources no longer configured.")
+]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; default: the settings' own, 8080.")]
 
 
@@ -46,27 +48,41 @@ def up(
     port: Port = None,
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of the embedded one.")] = None,
     workers: Annotated[int | None, typer.Option(help="RQ workers; default: the settings' own.")] = None,
+    discard: Discard = False,
 ) -> None:
     """Run everything on this machine, supervised, until Ctrl-C."""
     from relay import supervisor
 
     path = config_path(config)
     settings = opened(path, data)
-    code = supervisor.up(settings, config_path=path, port=port, redis_url=redis, workers=workers, out=typer.echo)
+    code = supervisor.up(
+        settings,
+        config_path=path,
+        port=port,
+        redis_url=redis,
+        workers=workers,
+        out=typer.echo,
+        first=(lambda url: _give_up(settings, url)) if discard else None,
+    )
     raise typer.Exit(code)
 
 
-def web(config: ConfigFile = None, data: DataDir = DATA, port: Port = None) -> None:
+def web(config: ConfigFile = None, data: DataDir = DATA, port: Port = None, discard: Discard = False) -> None:
     """Receive only: the web half, for a container."""
     from relay import supervisor
 
     path = config_path(config)
-    raise typer.Exit(supervisor.web(opened(path, data), config_path=path, port=port, out=typer.echo))
+    settings = opened(path, data)
+    if discard:
+        _give_up(settings, settings.redis_url())
+    raise typer.Exit(supervisor.web(settings, config_path=path, port=port, out=typer.echo))
 
 
-def worker(config: ConfigFile = None, data: DataDir = DATA) -> None:
+def worker(config: ConfigFile = None, data: DataDir = DATA, discard: Discard = False) -> None:
     """Deliver only: RQ workers and the ticker, for a container."""
     settings = opened(config, data)
+    if discard:
+        _give_up(settings, settings.redis_url())
     os.execve(sys.executable, [sys.executable, "-m", "worker"], worker_environment(settings))  # noqa: S606 - ourselves
 
 
@@ -96,28 +112,33 @@ def check(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
 
 def _check_redis(config: Config, faults: list[str], warnings: list[str], report: dict[str, str]) -> None:
     try:
-        found = inspect(buffer(config))
+        found = inspect(buffer(config), config.settings.durability)
     except RelayError as error:
         faults.append(f"Redis: {error}")
     except (RedisError, OSError) as error:
         faults.append(f"Redis: {unavailable(error)}")
     else:
-        faults += _stranded(config)
+        try:
+            strays.refuse(buffer(config), config.settings.destinations, config.settings.sources)
+        except ConfigInvalid as error:
+            faults += str(error).splitlines()
         report.update(found)
         faults += [f"Redis: {fault}" for fault in found.faults]
         warnings += [f"Redis: {warning}" for warning in found.warnings]
 
 
-def _stranded(config: Config) -> Iterator[str]:
-    """Destinations that are no longer configured and still have events."""
-    for lane, state in lane_states(buffer(config)).items():
-        destination = lane.rsplit("/", 2)[0]
-        known = destination == ARCHIVE or destination in config.settings.destinations
-        if not known and int(state["waiting"]):
-            yield (
-                f"{state['waiting']} events wait for destination {destination!r}, which is not configured: "
-                "configure it again until they are delivered"
-            )
+def _give_up(config: Config, url: str) -> None:
+    """Give up what waits for destinations and sources that are not configured any more."""
+
+    def fetch(arrivals: list[str]) -> dict[str, bytes]:
+        if not arrivals:
+            return {}
+        span = {"since": min(arrivals), "until": max(arrivals) + "!"}
+        return {arrival: blob for arrival, blob in archived_blobs(config, span) if arrival in set(arrivals)}
+
+    settings = config.settings
+    count = strays.discard(connect(url, timeout_s=30), settings.destinations, settings.sources, fetch)
+    typer.echo(f"{count} events given up")
 
 
 def _print_check(faults: list[str], warnings: list[str], report: dict[str, str], *, as_json: bool) -> None:

@@ -80,7 +80,7 @@ def _web_alone(env: Mapping[str, str], address: Address) -> Sequence[Part]:
     return [web_part(env, address)]
 
 
-def up(
+def up(  # noqa: PLR0913 - what the command line can say
     config: Config,
     *,
     config_path: Path | None,
@@ -89,6 +89,7 @@ def up(
     workers: int | None,
     out: Say,
     parts: Parts = _all_parts,
+    first: Callable[[str], None] | None = None,
 ) -> int:
     """Run everything on this machine until SIGINT or SIGTERM.
 
@@ -100,6 +101,7 @@ def up(
         workers: how many RQ workers.
         out: takes progress and errors, one line a call.
         parts: what to run beside the server.
+        first: called with the Redis's address before anything else runs.
 
     Returns:
         The exit code: 0 after an asked-for stop, 1 where it could not start.
@@ -122,6 +124,8 @@ def up(
             source = config.data_dir / "demo.yaml"
         active = Active(source, config.data_dir.resolve(), "up")
         with contextlib.closing(address), contextlib.closing(lock), _running(server, signals, say):
+            if first is not None:
+                first(server.url if server else elsewhere)
             shared = env | ({"RELAY_REDIS_URL": server.url} if server else {})
             _supervise(active, shared, address, server, signals, say, parts)
 

@@ -11,6 +11,7 @@ import redis
 from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Delivery, Front, Offer
 from relay.buffer.failures import Letter
+from relay.buffer.fences import Fences
 from relay.buffer.lanes import Lane, Watch
 from relay.records import Codec, Meta, Record, Table, encode_json
 from tests.servers import import_server as api
@@ -70,6 +71,8 @@ class Here:
     def wake(self):
         """Let rests be over, as time would."""
         self.client.hdel(keys.lane("mbi/0/1"), "hold_until")
+        if self.client.hexists(keys.destination("mbi"), "open_until"):
+            self.client.hset(keys.destination("mbi"), "open_until", 1)
         queue = keys.queue("mbi/0/1", "s")
         for arrival in self.client.zrange(queue, 0, -1):
             self.client.zadd(queue, {arrival: 0})
@@ -126,9 +129,12 @@ def test_a_transient_or_credential_fault_loses_nothing_and_buries_nothing(here, 
     here.drain()
     assert here.states() == {"pending": 5}
     assert ledger.audit(here.client, deep=True) == []
-    state = here.client.hgetall(keys.lane("mbi/0/1"))
+    state = here.client.hgetall(keys.destination("mbi"))
     assert int(state[b"failures"]) == 1
-    assert int(state[b"hold_until"]) > time.time() * 1000
+    if fault.status in {401, 429}:
+        assert int(state[b"open_until"]) > time.time() * 1000
+    else:
+        assert int(here.client.hget(keys.lane("mbi/0/1"), "hold_until")) > time.time() * 1000
     assert not here.drain(), "the lane rests"
     here.wake()
     for _ in range(4):
@@ -159,6 +165,70 @@ def test_when_everything_is_refused_alike_nothing_is_buried(here):
     here.drain()
     assert here.states() == {"pending": 30}
     assert here.client.hlen(keys.DEAD) == 0
+
+
+def test_a_lone_record_is_buried_once_it_was_refused_five_times(here):
+    here.server.objects_to = lambda _: "no"
+    here.put(order(1))
+    for _ in range(5):
+        here.drain()
+        here.wake()
+    assert here.states() == {"dead": 1}
+    assert len(here.server.posts) == 5
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_destination_that_refuses_whatever_trickles_in_rests_before_many_are_buried(here):
+    here.server.objects_to = lambda _: "the table is read-only"
+    for n in range(12):
+        here.put(order(n))
+        for _ in range(5):
+            here.drain()
+            here.wake()
+    assert here.states() == {"dead": 7, "pending": 5}
+    here.server.objects_to = lambda _: None
+    here.drain()
+    here.wake()
+    here.drain()
+    assert here.states() == {"dead": 7, "stored": 5}
+    assert here.client.hgetall(keys.destination("mbi")) == {}
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_destination_that_is_down_is_asked_with_few_rows_and_then_given_all(here):
+    here.server.choose = lambda _post: api.refuse(503)
+    for n in range(100):
+        here.put(order(n))
+    for _ in range(4):
+        here.drain()
+        here.wake()
+    assert here.client.hget(keys.destination("mbi"), "failures") == b"4"
+    here.server.choose = lambda _post: None
+    here.server.posts.clear()
+    here.drain()
+    assert [len(post.points) for post in here.server.posts] == [16, 84]
+    assert here.states() == {"stored": 100}
+
+
+def test_one_lane_asks_for_all_and_deliveries_ring_no_lane_that_rests(here, redis_url):
+    here.server.choose = lambda _post: api.refuse(401)
+    here.put(order(1))
+    here.drain()
+    other = Lane(here.client, "mbi/1/2", "other")
+    assert other.begin() is None, "the destination rests, and with it its other lanes"
+    assert Lane(here.client, "mbi/0/1", "early").begin() is None
+    rung: list[str] = []
+    here.front = Front(redis_url, Bounds(linger_ms=0), rung.append)
+    here.put(order(2))
+    watch = Watch(redis_url)
+    assert watch.ring_due(0, rung.append, lambda _: True) == 0
+    assert rung == []
+    here.wake()
+    assert watch.ring_due(0, rung.append, lambda _: True) == 1
+    probe = Lane(here.client, "mbi/0/1", "probe").begin()
+    assert probe
+    assert probe.probing
+    assert other.begin() is None, "it waits for the answer that the first one gets"
 
 
 def test_a_commit_whose_answer_is_lost_rests_the_lane_and_nothing_goes_back(here):
@@ -244,11 +314,42 @@ def test_a_good_row_is_not_hidden_by_a_newer_one_that_is_refused(here):
     here.put(order(1, at=1, v=1))
     here.put(order(1, at=2, v=2))
     here.put(order(1, at=9, v=9))
-    here.drain()
-    here.drain()
+    for _ in range(6):
+        here.drain()
+        here.wake()
     assert [r["v"] for r in here.server.rows("s_orders")] == [2]
     assert here.states() == {"stored": 1, "superseded": 1, "dead": 1}
     assert ledger.audit(here.client, deep=True) == []
+
+
+def test_what_the_fence_forgot_is_not_sent_again_in_an_older_state_and_newer_states_are(here):
+    for n in range(3):
+        here.put(order(n, at=10 + n, v="new"))
+    here.put(LINES.children({"order_id": 1}, [{"id": 1}, {"id": 2}], at=10))
+    here.drain()
+    fences = Fences(here.client)
+    assert fences.forget(keys.fence("mbi", "s_orders"), "~") == 3
+    assert fences.forget(keys.fence("mbi", "s_lines"), "~") == 2, "the set's own entry stays"
+    here.put(order(0, at=9, v="old"), order(9, at=11, v="unknown"))
+    here.put(order(1, at=13, v="newer"), LINES.children({"order_id": 1}, [{"id": 2}], at=13))
+    here.drain()
+    assert {r["id"]: r["v"] for r in here.server.rows("s_orders")} == {0: "new", 1: "newer", 2: "new"}
+    assert here.live("lines") == [2]
+    assert here.states() == {"stored": 4, "dead": 2}
+    assert all(b"older_than_fence" in letter for letter in here.client.hvals(keys.DEAD))
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_the_fence_forgets_nothing_younger_than_asked_and_nothing_of_which_the_outcome_is_open(here):
+    first = here.put(order(1, v="kept"))
+    here.drain()
+    here.server.faults(api.drop())
+    here.put(order(2))
+    here.drain()
+    fences = Fences(here.client)
+    assert fences.forget(keys.fence("mbi", "s_orders"), first) == 0
+    assert fences.forget(keys.fence("mbi", "s_orders"), "~") == 1
+    assert len(here.client.hkeys(keys.fence("mbi", "s_orders"))) == 2, "the open one, and the floor"
 
 
 def test_with_deletes_mark_a_tombstone_is_the_last_row_and_a_mark_in_any_order(here):

@@ -88,12 +88,12 @@ class Here:
         """Deliver all that waits, and archive it."""
         for name in sorted(n.decode() for n in self.client.smembers(keys.LANES)):
             lane = Lane(self.client, name, f"t{next(self._tokens)}")
-            assert lane.begin()
+            standing = lane.begin()
+            assert standing
             with closing(worker_jobs._receiver(self.config, lane)) as receiver:
-                failures = 0
                 while isinstance(found := self._claim(lane), list):
-                    settlement, failures = receiver.deliver(receiver.read(found), failures)
-                    assert not failures, settlement.why
+                    settlement = receiver.deliver(receiver.read(found), standing)
+                    assert not settlement.failed, settlement.why
                     lane.settle(settlement)
             assert lane.finish(lane.sources(), 0)
 

@@ -12,7 +12,7 @@ import yaml
 from relay import intake, jobs
 from relay.app import create_app
 from relay.buffer import keys
-from relay.buffer.lanes import Lane
+from relay.buffer.lanes import Lane, Standing
 from relay.config import ConfigInvalid, load
 from relay.records import Codec, records_of
 from worker.archive import Archive, Wanted
@@ -90,7 +90,7 @@ def test_neither_the_rows_nor_the_kept_body_hold_what_a_rule_names(path, redis_u
         client.delete(keys.lane(lane.name))
         assert lane.begin()
         claimed = lane.claim(["erp"], most=9, most_bytes=10**6, linger_ms=0, full=1, rest_ms=0)
-        lane.settle(archive.keep(claimed, 0)[0])
+        lane.settle(archive.keep(claimed, Standing()))
     ((found, kept),) = archive.find(Wanted())
     archive.close()
     assert (found.encode(), kept) == (arrival, blob)

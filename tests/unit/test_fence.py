@@ -36,7 +36,7 @@ class Blind:
     def deliver(self, items, outcome):
         """One round; `outcome` says of each send whether it is applied, and whether that is known."""
         kept, _ = collapse(items, keep_deleted=False)
-        entries = {k: self.fences.get(k) for k in fence.keys_of(kept, TABLE)}
+        entries = {k: self.fences.get(k) for k in [fence.FLOOR, *fence.keys_of(kept, TABLE)]}
         entries |= {k: self.fences.get(k) for k in fence.member_keys(kept, entries)}
         passage = fence.decide(kept, TABLE, entries)
         self.fences.update(passage.before)
@@ -53,6 +53,15 @@ class Blind:
         if not again:
             self.fences.update(passage.after)
         return [kept[i] for i in sorted(again)]
+
+
+    def forget(self, chance):
+        """As evict.lua does: entries of rows that are not open, and the floor over them."""
+        for key in [k for k in self.fences if not k.startswith("*") and k != fence.FLOOR]:
+            version = self.fences[key]
+            if not version.startswith(b"?") and chance():
+                del self.fences[key]
+                self.fences[fence.FLOOR] = max(self.fences.get(fence.FLOOR, b""), version)
 
 
 lines = st.lists(st.integers(1, 4), unique=True, max_size=4)
@@ -106,6 +115,25 @@ def test_a_row_ends_at_its_newest_version_with_any_failures(changes, random):
         waiting += here.deliver(some, _well if rounds > 20 else lambda: (random.random() < 0.5, False))
     newest = max(items, key=lambda i: i.version)
     assert here.rows[newest.key][:2] == (newest.version, newest.op)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2)), min_size=1, max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_no_row_goes_back_whatever_the_fence_forgets_and_nothing_above_its_floor_is_withheld(changes, random):
+    items = [item("row", {"order_id": 1, "id": row, "v": at}, at, n) for n, (at, row) in enumerate(changes)]
+    waiting, here = list(items), Blind()
+    random.shuffle(waiting)
+    while waiting:
+        some, waiting = waiting[:2], waiting[2:]
+        waiting += here.deliver(some, _well)
+        here.forget(lambda: random.random() < 0.5)
+    floor = here.fences.get(fence.FLOOR, b"").decode()
+    for newest in {i.key: i for i in sorted(items, key=lambda i: i.version)}.values():
+        stored = here.rows.get(newest.key, ("", "", ""))[0]
+        assert stored == newest.version or newest.version < floor
 
 
 def test_a_set_that_was_half_sent_still_deletes_when_it_goes_again():

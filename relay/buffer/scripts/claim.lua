@@ -16,9 +16,12 @@ local most, most_bytes, linger, full = tonumber(ARGV[3]), tonumber(ARGV[4]), ton
 local queues = #KEYS - 3
 local skips = cmsgpack.unpack(ARGV[8])
 local found, oldest, waiting = {}, nil, 0
+local share = math.ceil(most / queues)
+local function due_of(q, count)
+  return redis.call("ZRANGEBYSCORE", KEYS[q + 3], "-inf", now + linger, "WITHSCORES", "LIMIT", skips[q], count)
+end
 for q = 1, queues do
-  local items = redis.call("ZRANGEBYSCORE", KEYS[q + 3], "-inf", now + linger, "WITHSCORES",
-    "LIMIT", skips[q], math.ceil(most / queues))
+  local items = due_of(q, share)
   found[q] = items
   waiting = waiting + #items / 2
   if #items > 0 then
@@ -31,6 +34,14 @@ for q = 1, queues do
 end
 if waiting == 0 or (oldest > now and waiting < full) then
   return {"wait", oldest and math.max(0, oldest - now) or -1}
+end
+-- What some leave of their shares, those that have more may use.
+local spare = most - waiting
+for q = 1, queues do
+  if spare > 0 and #found[q] / 2 == share then
+    found[q] = due_of(q, share + spare)
+    spare = spare - (#found[q] / 2 - share)
+  end
 end
 local answer, size, n = {"ok"}, 0, 0
 local i, more = 1, true

@@ -1,14 +1,18 @@
 #!lua flags=allow-oom
 -- Says what became of claimed events. With a stale token it changes nothing.
 --
--- KEYS  1 lane, 2 events, 3 refs, 4 ledger, 5 bytes, 6 left, 7 dead, 8 deadcount, then the keys the plan names
--- ARGV  1 token, 2 plan (msgpack)
---   plan    {done, partly, dead, counts, fences, failures, hold_ms, why, paused, events still in hand}
+-- KEYS  1 lane, 2 events, 3 refs, 4 ledger, 5 bytes, 6 left, 7 dead, 8 deadcount, 9 destination, 10 parked,
+--       then the keys that the plan names by index
+-- ARGV  1 token, 2 plan (msgpack), then a blob for each event in `restored`
+--   plan    {done, partly, dead, counts, fences, hold_ms, why, events still in hand, outcome, restored}
 --   done    queue key, source, arrivals: all its records in this lane are settled
 --   partly  {queue key, arrival, positions left or "", due in ms}: the rest goes again later
 --   dead    {field, letter, arrival}
 --   counts  ledger field -> n
 --   fences  {fence key, {key, version, …}}
+--   hold_ms rest of this lane: newer rows must not go while older ones may still arrive
+--   outcome {something got through, something failed, open the breaker at once, rest (ms), refused with none stored}
+--   restored {source, arrival}: parked events (see park.lua) that have a dead letter now, which needs their body
 -- Returns  1, or 0 where the token is stale
 --
 -- Allowed over maxmemory: settling is what makes room.
@@ -18,6 +22,13 @@ if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return 0 end
 local plan = cmsgpack.unpack(ARGV[2])
 for _, fence in ipairs(plan[5]) do
   redis.call("HSET", KEYS[fence[1]], unpack(fence[2]))
+end
+for i, event in ipairs(plan[10]) do
+  if redis.call("HDEL", KEYS[10], event[2]) == 1 then
+    redis.call("HSET", KEYS[2], event[2], ARGV[i + 2])
+    redis.call("HINCRBY", KEYS[5], event[1], #ARGV[i + 2])
+    redis.call("HINCRBY", KEYS[5], "*", #ARGV[i + 2])
+  end
 end
 for _, letter in ipairs(plan[3]) do
   local before = redis.call("HGET", KEYS[7], letter[1])
@@ -46,7 +57,7 @@ for _, group in ipairs(plan[1]) do
         redis.call("HDEL", KEYS[3], arrival)
       else
         freed = freed + redis.call("HSTRLEN", KEYS[2], arrival)
-        redis.call("HDEL", KEYS[2], arrival)
+        if redis.call("HDEL", KEYS[2], arrival) == 0 then redis.call("HDEL", KEYS[10], arrival) end
       end
     end
   end
@@ -60,7 +71,24 @@ for _, item in ipairs(plan[2]) do
   if item[3] ~= "" then redis.call("HSET", KEYS[6], item[2], item[3]) end
 end
 for field, n in pairs(plan[4]) do redis.call("HINCRBY", KEYS[4], field, n) end
-redis.call("HSET", KEYS[1], "in_flight", plan[10], "failures", plan[6], "why", plan[8])
-if plan[7] > 0 then redis.call("HSET", KEYS[1], "hold_until", now + plan[7]) end
-if plan[9] ~= "" then redis.call("HSET", KEYS[1], "paused", plan[9]) end
+redis.call("HSET", KEYS[1], "in_flight", plan[8], "why", plan[7])
+if plan[6] > 0 then redis.call("HSET", KEYS[1], "hold_until", now + plan[6]) end
+
+-- The breaker: a destination at which nothing got through several times in a row rests as a whole.
+local target, passed, failed, opens, rest, refused = KEYS[9], unpack(plan[9])
+if passed then
+  redis.call("HDEL", target, "failures", "open_until", "since", "why", "refused")
+else
+  if refused > 0 then redis.call("HINCRBY", target, "refused", refused) end
+  if failed then
+    local failures = redis.call("HINCRBY", target, "failures", 1)
+    redis.call("HSETNX", target, "since", now)
+    redis.call("HSET", target, "why", plan[7])
+    if rest > 0 and (opens or failures >= 3) then
+      redis.call("HSET", target, "open_until", now + rest)
+    elseif rest > 0 then
+      redis.call("HSET", KEYS[1], "hold_until", now + math.max(plan[6], rest))
+    end
+  end
+end
 return 1

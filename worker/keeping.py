@@ -1,0 +1,83 @@
+"""What the ticker looks after besides bells: the clock, parking, what fences remember, bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import redis as driver
+
+from relay.buffer.alarms import Watchman, maxmemory
+from relay.buffer.bounds import bounds_of
+from relay.buffer.clock import Clock
+from relay.buffer.fences import Fences, keeping
+from relay.buffer.parking import Parking
+from relay.config import Config
+from relay.telemetry import logger
+from worker.jobs import open_archive
+
+log = logger("keeper")
+PARK_S: Final = 1.0
+FENCES_S: Final = 3600.0
+#: Beyond the longest time after which a delivery is still sent again, so that clocks may differ.
+_MORE_DAYS: Final = 1
+
+
+class Keeper:
+    """Does a little at each tick.
+
+    Args:
+        config: settings. client: Redis.
+    """
+
+    def __init__(self, config: Config, client: driver.Redis) -> None:
+        self.config, self.client = config, client
+        self._parking: Parking | None = None
+        self._parked = self._cleaned = -FENCES_S
+        self._cleaning: Iterator[None] = iter(())
+        self._watchman, self._clock = Watchman(), Clock(client)
+
+    def reload(self, config: Config) -> None:
+        """Go on with other settings."""
+        self.config, self._parking = config, None
+
+    def tick(self) -> None:
+        """One turn.
+
+        Raises:
+            RedisError, OSError: Redis cannot be asked.
+        """
+        now = time.monotonic()
+        self._clock.tick()
+        if now - self._parked > PARK_S:
+            self._parked = now
+            self._park()
+        self._clean(now)
+        self._watchman.look(self.client, self.config.settings)
+
+    def _park(self) -> None:
+        if self.config.settings.archive_days == 0:  # the only other place for what waits
+            return
+        if self._parking is None:
+            bounds = bounds_of(self.config.settings, maxmemory(self.client))
+            self._parking = Parking(self.client, bounds, self._archived)
+        freed = self._parking.step()
+        if freed:
+            log.info("events_parked", bytes=freed)
+
+    def _archived(self, arrivals: Sequence[str]) -> set[str]:
+        # Opened for the moment: this process forks, and a file of SQLite must not live through that.
+        with contextlib.closing(open_archive(self.config)) as archive:
+            return archive.has(arrivals)
+
+    def _clean(self, now: float) -> None:
+        if next(self._cleaning, self) is not self:
+            return
+        if now - self._cleaned > FENCES_S:
+            self._cleaned = now
+            settings = self.config.settings
+            days = max(settings.dedup_days, settings.archive_days) + _MORE_DAYS
+            bounds = bounds_of(settings, maxmemory(self.client))
+            self._cleaning = keeping(Fences(self.client), days, bounds.fences)
