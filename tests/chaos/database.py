@@ -125,7 +125,7 @@ class Database:
         """Nobody writes a table; entered once one of the relay's transactions waits for it."""
         with self.admin() as holder, holder.transaction():
             holder.execute(f"LOCK TABLE {SCHEMA}.{table} IN SHARE MODE")  # type: ignore[arg-type]
-            eventually(self.waits, f"a batch waits for {table}", 20)
+            eventually(self.waits, f"a batch waits for {table}", 60)
             yield holder
 
     def waits(self) -> bool:
@@ -145,7 +145,7 @@ class Database:
             holder.execute("SET deadlock_timeout = '60s'")
             with holder.transaction():
                 holder.execute(f"LOCK TABLE {SCHEMA}._relay_sets IN ACCESS EXCLUSIVE MODE")
-                eventually(self.waits, "a batch of sets waits", 20)
+                eventually(self.waits, "a batch of sets waits", 60)
                 # Whichever table of sets it writes, it holds a lock on it already.
                 for table in (
                     "shopify_order_lines",

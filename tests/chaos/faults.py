@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.chaos import serving, striking
+from tests.chaos import machine, serving, striking
 from tests.chaos.striking import Strike
+from tests.chaos.worlds import Clock, Disk
 
 
 @dataclass(frozen=True)
@@ -14,14 +15,19 @@ class Fault:
 
     Args:
         strike: does it once. says: for people. in_flight: what was counted when it struck.
-        bus: needs a proxy before Redis. retries_dead: what was buried is retried at the end.
+        own: what the relay must have of its own: `disk`, `clock`, or `bus`, a proxy before its Redis.
+        retries_dead: what was buried is retried at the end.
     """
 
     strike: Strike
     says: str
     in_flight: str = "events"
-    bus: bool = False
+    own: str = ""
     retries_dead: bool = False
+
+    def missing(self) -> str:
+        """What this machine lacks for it, or nothing."""
+        return {"disk": Disk.missing, "clock": Clock.missing}.get(self.own, str)()
 
 
 FAULTS: dict[str, Fault] = {
@@ -37,7 +43,13 @@ FAULTS: dict[str, Fault] = {
     ),
     "valkey_sigkill": Fault(striking.valkey_sigkill, "SIGKILL of Valkey, restart on its AOF", "requests"),
     "valkey_stall": Fault(striking.valkey_stall, "Valkey stands still for 10 s", "requests"),
-    "valkey_cut": Fault(striking.valkey_cut, "every connection to Valkey is cut", "requests", bus=True),
+    "valkey_cut": Fault(striking.valkey_cut, "every connection to Valkey is cut", "requests", own="bus"),
+    "valkey_disk_full": Fault(
+        machine.valkey_disk_full, "the disk of Valkey's append-only file is full for 3 s", "requests", own="disk"
+    ),
+    "clock_steps": Fault(
+        machine.clock_steps, "Valkey's clock steps forward and back, by an hour, by two days", own="clock"
+    ),
     "postgres_restart": Fault(serving.postgres_restart, "PostgreSQL restarted, by turns in order and as a crash"),
     "postgres_deadlock": Fault(serving.postgres_deadlock, "PostgreSQL ends the transaction for a deadlock"),
     "postgres_refusing": Fault(serving.postgres_refusing, "PostgreSQL takes no connections for 2 s"),
@@ -52,6 +64,9 @@ FAULTS: dict[str, Fault] = {
         "Import API: 400 for one record (buried, and retried at the end)",
         "rows",
         retries_dead=True,
+    ),
+    "import_400_all": Fault(
+        serving.import_400_all, "Import API: 400 for everything for 3 s; nothing is buried", "rows"
     ),
     "import_401": Fault(serving.import_401, "Import API: 401", "rows"),
     "import_slow": Fault(serving.import_slow, "Import API: answers slowly", "rows"),

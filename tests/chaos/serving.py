@@ -14,6 +14,8 @@ Strike = Callable[[Scene], int]
 _WINDOW_S = 0.3
 #: Where some of the requests that go out together succeed, the rest must not be forgotten over it.
 _SOME = 0.4
+#: For how long the Import API takes nothing at all.
+_ALL_S = 3.0
 
 
 def postgres_restart(scene: Scene) -> int:
@@ -33,7 +35,7 @@ def postgres_deadlock(scene: Scene) -> int:
     before = scene.database.deadlocks()
     scene.database.deadlock()
     count = max(1, scene.in_hand(LANES["postgres"]))
-    eventually(lambda: scene.database.deadlocks() > before, "PostgreSQL has counted a deadlock", 20)
+    eventually(lambda: scene.database.deadlocks() > before, "PostgreSQL has counted a deadlock", 60)
     return count
 
 
@@ -54,19 +56,19 @@ def _refuse(scene: Scene, how: str) -> int:
     return count
 
 
-def _struck(scene: Scene, fault: Callable[[], api.Fault], share: float = 1.0) -> int:
+def _struck(scene: Scene, fault: Callable[[], api.Fault], share: float = 1.0, window_s: float = _WINDOW_S) -> int:
     """The next POST goes wrong, and a share of those of that moment; returns how many rows they carried."""
     posts: list[api.Post] = []
 
     def choose(post: api.Post) -> api.Fault | None:
-        if posts and (post.at - posts[0].at > _WINDOW_S or scene.rng.random() > share):
+        if posts and (post.at - posts[0].at > window_s or scene.rng.random() > share):
             return None
         posts.append(post)
         return fault()
 
     scene.imports.choose = choose
     try:
-        eventually(lambda: posts and time.monotonic() - posts[0].at > _WINDOW_S, "POSTs went wrong", 20)
+        eventually(lambda: posts and time.monotonic() - posts[0].at > window_s, "POSTs went wrong", 60)
     finally:
         scene.imports.choose = lambda _post: None
     return sum(len(post.points) for post in posts)
@@ -98,10 +100,22 @@ def import_400(scene: Scene) -> int:
             scene.imports.objects_to = lambda point: f"id {bad} is refused" if point.get("id") == bad else None
 
     scene.imports.choose = choose
-    eventually(lambda: posts, "a POST had a bad record", 20)
+    eventually(lambda: posts, "a POST had a bad record", 60)
     scene.imports.choose = lambda _post: None
     time.sleep(_WINDOW_S)
     return sum(len(post.points) for post in posts)
+
+
+def import_400_all(scene: Scene) -> int:
+    """400 for every request, in the same words: it is the destination, so no record may be buried for it.
+
+    Some requests are refused while there is a backlog, and some while a claim has a few records only.
+    """
+    count = _struck(scene, lambda: api.refuse(400, "this account takes no data"), window_s=_ALL_S)
+    buried = int(eventually(lambda: str(scene.redis.hlen("rh:dead")), "Redis answers"))
+    if buried:
+        scene.broken.append(f"{buried} records were buried, though the destination refused everything")
+    return count
 
 
 def import_401(scene: Scene) -> int:

@@ -1,0 +1,43 @@
+"""The faults of the machine beneath: its disk is full, its clock steps."""
+
+from __future__ import annotations
+
+import time
+
+from tests.chaos.scene import LANES, Scene
+from tests.oracle.machine import eventually
+
+_FINDS_S = 60.0
+#: For how long a disk is full.
+_SHORT_S = 3.0
+#: What the clock is off by after each strike, in turn: it goes forward and back, by a little and by much.
+_OFF_BY_S = (3600, 0, -3600, 0, 2 * 86_400, 0, -90, 0)
+
+
+def valkey_disk_full(scene: Scene) -> int:
+    """The disk of Valkey's append-only file is full for 3 s: it ends, and is started on the full disk again."""
+    relay = scene.relay
+    if relay.disk is None:
+        raise AssertionError("this fault needs a disk of its own")
+    log = relay.data / "valkey.log"
+
+    def ended() -> int:
+        return log.read_text().count("AOF write error")
+
+    before, refused = ended(), scene.vendor.repeats
+    with relay.disk.full(relay.process.pid):
+        count = eventually(lambda: len(scene.vendor.on_the_way), "requests are on their way", _FINDS_S)
+        eventually(lambda: ended() > before, "Valkey ends, since it cannot write", _FINDS_S)
+        eventually(lambda: scene.vendor.repeats > refused, "a webhook is refused for the time being", _FINDS_S)
+        time.sleep(_SHORT_S)
+    return count
+
+
+def clock_steps(scene: Scene) -> int:
+    """Valkey's clock steps, by turns forward and back, by an hour, by two days, by a minute and a half."""
+    if scene.wall is None:
+        raise AssertionError("this fault needs a clock of its own")
+    lane = list(LANES.values())[scene.turn % len(LANES)]
+    with scene.frozen_claim(lane) as (_, count):
+        scene.wall.set(_OFF_BY_S[scene.turn % len(_OFF_BY_S)])
+    return count
