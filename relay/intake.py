@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from relay import catalogue
+from relay.bodies import decode_body as decode_body  # noqa: PLC0414 - for those who map later
+from relay.bodies import inflate as inflate  # noqa: PLC0414 - for those who look at what was refused
+from relay.bodies import unread_without_cards, without_cards
 from relay.buffer.accept import Delivery, Offer, digest_of
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config, SourceSettings
@@ -20,7 +21,6 @@ from relay.errors import (
     MalformedPayload,
     MappingFailed,
     SecretMissing,
-    TooLarge,
     Unauthenticated,
     UnknownSource,
     UnsupportedMedia,
@@ -32,7 +32,6 @@ from relay.records import (
     Record,
     Request,
     Table,
-    decode_json,
     encode_json,
     key_text,
     partition_of,
@@ -42,7 +41,6 @@ from relay.signatures import Verifier
 from relay.source import Reply, Vendor
 
 SOURCES: Final = "relay.sources"
-_MAX_FORM_FIELDS: Final = 10_000
 
 
 class Source:
@@ -65,10 +63,11 @@ class Source:
         public_url: str = "",
         archived: bool = True,
         redaction: Redaction | None = None,
+        mask_cards: bool = True,
     ) -> None:
         self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
         self.to, self.kind, self.public_url = dict(to), kind, public_url
-        self.redaction = redaction
+        self.redaction, self.mask_cards = redaction, mask_cards
         self.archive = (lane_name(ARCHIVE, 0, 1),) if archived else ()
         self.verifier: Verifier = vendor.verifier(settings)
         self.tables = {short: (f"{name}_{short}", table) for short, table in vendor.tables.items()}
@@ -123,6 +122,7 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
         public_url=block.public_url,
         archived=config.settings.archive_days > 0,
         redaction=redaction_of(config, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
+        mask_cards=config.settings.mask_cards,
     )
 
 
@@ -160,18 +160,21 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         raise SecretMissing(f"source {source.name} has no secret yet")
     request = verified(source, request, now, limit)
     data: Any = None
+    clean = source.vendor.scrub is None and source.redaction is None
     try:
-        data = decode_body(request, forms=source.vendor.forms)
+        decoded = data = decode_body(request, forms=source.vendor.forms)
+        if source.mask_cards:
+            data = without_cards(request, decoded)
+            clean = clean and data is decoded
         if source.vendor.scrub is not None:
             data = source.vendor.scrub(data)
         if source.redaction is not None:
             data = source.redaction.body(data)
         events = source.vendor.read(request, data)
     except MalformedPayload as error:
-        raw = _unread_body(source, request, data)
+        raw = _unread_body(source, request, data, clean=clean)
         offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
         return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
-    clean = source.vendor.scrub is None and source.redaction is None
     whole = len(events) == 1 and clean and events[0].data is data
     offers, rows, faults = [], 0, []
     for event in events:
@@ -191,17 +194,20 @@ def _kept(source: Source, event: Event) -> bytes:
     return encode_json(event.data if source.redaction is None else source.redaction.kept(event.data))
 
 
-def _unread_body(source: Source, request: Request, data: Any) -> bytes:
+def _unread_body(source: Source, request: Request, data: Any, *, clean: bool) -> bytes:
     """What may be kept of a body that is not of the vendor's shape.
 
     Args:
         source: whose it is.
         request: as verified.
         data: the body decoded, without its secrets; None where it could not even be decoded.
+        clean: that is all of it.
     """
     if source.redaction is not None or (source.vendor.scrub is not None and data is None):
         return Redaction.unread(request.body)
-    return request.body if source.vendor.scrub is None else encode_json(data)
+    if data is None and source.mask_cards:
+        return unread_without_cards(request)
+    return request.body if clean else encode_json(data)
 
 
 def _unread(source: Source, request: Request) -> Event:
@@ -225,49 +231,6 @@ def verified(source: Source, request: Request, now: int, limit: int) -> Request:
     except Unauthenticated:
         source.verifier.verify(plain, source.secrets, now)
     return plain
-
-
-def inflate(body: bytes, limit: int) -> bytes:
-    """A gzip body, refused as soon as it grows over the limit."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        plain = stream.decompress(body, limit + 1)
-    except zlib.error:
-        raise UnsupportedMedia("the body is not gzip", reason="not_gzip") from None
-    if len(plain) > limit:
-        raise TooLarge("the body is too large once inflated")
-    if not stream.eof or stream.unused_data:
-        raise UnsupportedMedia("the gzip body is cut off, or has something behind it", reason="not_gzip")
-    return plain
-
-
-def decode_body(request: Request, *, forms: bool) -> Any:
-    """A body as a value: JSON, a form as a mapping of lists of values, or the JSON in a form's `payload` field.
-
-    Raises:
-        MalformedPayload: it is none of these.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        return decode_json(request.body)
-    try:
-        pairs = parse_qsl(
-            request.body.decode("ascii"),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=_MAX_FORM_FIELDS,
-        )
-    except (UnicodeDecodeError, ValueError):
-        raise MalformedPayload("the body is not a form", reason="not_form") from None
-    fields: dict[str, list[str]] = {}
-    for name, value in pairs:
-        fields.setdefault(name, []).append(value)
-    if forms:
-        return fields
-    if len(fields.get("payload", ())) == 1:
-        return decode_json(fields["payload"][0].encode())
-    return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
 
 def records_of(source: Source, event: Event) -> list[Record]:

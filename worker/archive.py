@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from relay.buffer.lanes import Claimed, Settlement
+from relay.buffer.lanes import Claimed, Settlement, Standing
 from relay.errors import Transient
 from relay.records import Codec
 from relay.telemetry import logger
+from worker.columns.files import durable, rewritten
 
 log = logger("archive")
 _SCHEMA: Final = """
@@ -26,9 +27,11 @@ CREATE TABLE IF NOT EXISTS events (
     fault TEXT NOT NULL, blob BLOB NOT NULL
 ) WITHOUT ROWID
 """
+_BUSY_S: Final = 10.0
 _PRUNE_EVERY_S: Final = 60.0
 _DAY_US: Final = 86_400 * 1_000_000
 _PAGE: Final = 500
+_LEFT: Final = "the events are deleted, but events.db may hold their bytes still: run VACUUM on it"
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -52,21 +55,28 @@ class Archive:
     Args:
         path: of the SQLite file, made where it is absent.
         days: after which events go; max_bytes: of the file's pages, over which the oldest go.
+        held: of some arrival numbers, those that the buffer still holds; they never go.
     """
 
-    def __init__(self, path: Path, *, days: int, max_bytes: int) -> None:
-        self._days, self._max_bytes = days, max_bytes
+    def __init__(
+        self,
+        path: Path,
+        *,
+        days: int,
+        max_bytes: int,
+        held: Callable[[Sequence[str]], set[str]] = lambda _: set(),
+    ) -> None:
+        self._days, self._max_bytes, self._held = days, max_bytes, held
         self._codec = Codec()
         self._pruned = 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
         self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # first: a file that has a page keeps its mode
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
+        durable(self._db, _BUSY_S)
         self._db.execute(_SCHEMA)
 
-    def keep(self, claimed: Sequence[Claimed], failures: int) -> tuple[Settlement, int]:
-        """Write claimed events; the settlement, and the failures in a row after it."""
+    def keep(self, claimed: Sequence[Claimed], standing: Standing) -> Settlement:
+        """Write claimed events, and say what became of them."""
         rows = []
         for one in claimed:
             if one.blob:
@@ -80,14 +90,12 @@ class Archive:
         except sqlite3.Error as error:
             log.warning("archive_failed", detail=str(error), events=len(rows))
             waits = [(one.source, one.arrival, "", 1000) for one in claimed]
-            settlement = Settlement(
-                {}, waits, [], {}, {}, failures + 1, min(30_000, 500 * 2**failures), str(error)
-            )
-            return settlement, failures + 1
+            rest_ms = min(30_000, 500 * 2**standing.failures)
+            return Settlement({}, waits, [], {}, {}, rest_ms=rest_ms, why=str(error), failed=True)
         done: dict[str, list[str]] = {}
         for one in claimed:
             done.setdefault(one.source, []).append(one.arrival)
-        return Settlement(done, [], [], {}, {}), 0
+        return Settlement(done, [], [], {}, {}, passed=True)
 
     def find(self, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
         """Arrival and blob of each event that is meant, oldest first, read page by page.
@@ -113,27 +121,90 @@ class Archive:
                 return
             since = page[-1][0] + "!"  # just above it
 
+    def forget(self, arrivals: Sequence[str]) -> int:
+        """Delete events for good, and rewrite the file so that its free pages and its log keep nothing of them.
+
+        Returns:
+            how many there were.
+
+        Raises:
+            Transient: the file cannot be written now; where the events are deleted all the same, it says so.
+        """
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                found = self._db.executemany("DELETE FROM events WHERE arrival = ?", [(a,) for a in arrivals])
+        except sqlite3.Error as error:
+            raise Transient(f"the archive cannot be written, so nothing was deleted: {error}") from error
+        try:
+            whole = rewritten(self._db)
+        except sqlite3.Error as error:
+            raise Transient(f"{_LEFT}: {error}") from error
+        if not whole:
+            raise Transient(f"{_LEFT}: another process reads it")
+        return found.rowcount
+
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+    def blobs(self, arrivals: Sequence[str]) -> dict[str, bytes]:
+        """The blobs of those events that are here.
+
+        Raises:
+            Transient: the file cannot be read now.
+        """
+        found: dict[str, bytes] = {}
+        try:
+            for at in range(0, len(arrivals), _PAGE):
+                page = arrivals[at : at + _PAGE]
+                marks = ",".join("?" * len(page))
+                query = f"SELECT arrival, blob FROM events WHERE arrival IN ({marks})"  # noqa: S608 - marks
+                found.update(self._db.execute(query, page))
+        except sqlite3.Error as error:
+            raise Transient(f"the archive cannot be read: {error}") from error
+        return found
+
+    def has(self, arrivals: Sequence[str]) -> set[str]:
+        """Those of some events that are here, on disk.
+
+        Raises:
+            Transient: the file cannot be read now.
+        """
+        marks = ",".join("?" * len(arrivals))
+        try:
+            rows = self._db.execute(f"SELECT arrival FROM events WHERE arrival IN ({marks})", arrivals)  # noqa: S608 - marks
+            return {arrival for (arrival,) in rows}
+        except sqlite3.Error as error:
+            raise Transient(f"the archive cannot be read: {error}") from error
 
     def _prune(self) -> None:
         if time.monotonic() - self._pruned < _PRUNE_EVERY_S:
             return
         self._pruned = time.monotonic()
         oldest = f"{int(time.time() * 1_000_000) - self._days * _DAY_US:016d}"
-        gone = self._db.execute("DELETE FROM events WHERE arrival < ?", (oldest,)).rowcount
-        over = 0
-        while self._size() > self._max_bytes:
-            bound = self._db.execute("SELECT arrival FROM events ORDER BY arrival LIMIT 1 OFFSET 999").fetchone()
-            where, args = ("WHERE arrival <= ?", bound) if bound else ("", ())
-            cut = self._db.execute(f"DELETE FROM events {where}", args).rowcount  # noqa: S608 - fixed text
-            if not cut:
+        gone, over, since = 0, 0, ""
+        query = "SELECT arrival FROM events WHERE arrival > ? ORDER BY arrival LIMIT ?"
+        while True:
+            page = self._db.execute(query, (since, _PAGE)).fetchall()
+            by_age = [a for (a,) in page if a < oldest]
+            chosen = by_age or ([a for (a,) in page] if self._size() > self._max_bytes else [])
+            if not chosen:
                 break
-            over += cut
+            since = chosen[-1]
+            held = self._held(chosen)  # a lane may have nothing but the number of an event: its body is here
+            self._db.executemany("DELETE FROM events WHERE arrival = ?", [(a,) for a in chosen if a not in held])
+            gone += len(chosen) - len(held) if by_age else 0
+            over += 0 if by_age else len(chosen) - len(held)
         if gone or over:
             self._db.execute("PRAGMA incremental_vacuum")
-            log.warning("archive_pruned", by_age=gone, by_size=over)
+        if over:
+            log.error(
+                "archive_cut", setting="archive_max_bytes", events=over,
+                detail="events younger than archive_days were given up: they cannot be replayed any more",
+            )  # fmt: skip
+        elif gone:
+            log.info("archive_pruned", events=gone)
 
     def _size(self) -> int:
         pages, free, size = (

@@ -202,6 +202,26 @@ class Destination(ABC):
             reason="no_preview",
         )
 
+    def forget(self, batches: Sequence[Batch]) -> int:  # noqa: ARG002 - for those that can
+        """Empty rows for good: their keys stay, as tombstones that win over all that was received so far.
+
+        Args:
+            batches: one a table, each of one item: `full_gone` with the key alone is that row, an empty complete
+                set all rows of that parent. Its version is raised where the rows hold a newer one. A table or row
+                that is not here is left out.
+
+        Returns:
+            how many rows are empty now.
+
+        Raises:
+            DeliveryError: as `deliver`; `Permanent` of reason `no_forget` where a destination cannot. One that is
+                not `conditional` need not: blank rows are delivered to it, and noted in its fence.
+        """
+        raise Permanent(
+            f"destination {self.name} (kind {self.settings.kind}) cannot erase rows: do it there",
+            reason="no_forget",
+        )
+
     def tables(self) -> list[TableInfo]:
         """The tables that the relay made here; empty where a destination cannot be read."""
         return []

@@ -38,7 +38,7 @@ from tests.contracts.destinations import (
     version,
 )
 from worker.columns.changes import ORIGIN
-from worker.destination import STORED, SUPERSEDED, Batch, Preview, Rejected, TableSpec
+from worker.destination import STORED, SUPERSEDED, Batch, Destination, Preview, Rejected, TableSpec
 
 KINDS = [kind for kind in catalogue.names(PACKAGE) if kind in HARNESSES]
 
@@ -295,6 +295,92 @@ def test_a_set_with_a_bad_member_is_rejected_whole(place: Harness) -> None:
     assert "'sku'" in str(verdicts[0])
     assert "another parent" in str(verdicts[1])
     assert skus(place) == ["Cx@1"]
+
+
+# --- erasure ------------------------------------------------------------------------------------------
+
+
+def blank(at: int, **key: Any) -> Batch:
+    """A row to be erased."""
+    return Batch(ORDERS, [item("full_gone", key, at, rank=99)])
+
+
+def test_a_forgotten_row_keeps_its_key_alone_and_no_older_record_fills_it(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, row(1, id=1, total=1, note="secret"), row(5, id=2, total=2), row(9, id=3, note="ahead"))
+    place.execute("ALTER TABLE shop_orders ADD COLUMN mine text")
+    place.execute("UPDATE shop_orders SET mine = 'by hand'")
+    assert destination.forget([blank(7, id=1)]) == 1
+    assert destination.forget([blank(7, id=3)]) == 1
+    assert deliver(destination, row(6, id=1, note="late"), gone(6, id=3)) == [SUPERSEDED] * 2
+    assert deliver(destination, row(1, id=1, note="late"), row(9, id=3, note="again")) == [SUPERSEDED] * 2
+    found = {one["id"]: one for one in place.rows("shop_orders")}
+    assert {key: (one["total"], one["note"], one["mine"]) for key, one in found.items()} == {
+        "1": (None, None, "by hand"), "2": ("2", None, "by hand"), "3": (None, None, "by hand"),
+    }  # fmt: skip
+    assert {key for key, one in found.items() if one["_relay_deleted_at"]} == {"1", "3"}
+    assert deliver(destination, row(10, id=1, note="new")) == [STORED]
+    assert place.rows("shop_orders")[0]["note"] == "new"
+
+
+def test_forgetting_a_parent_empties_its_lines_deleted_ones_too(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, lines(1, "A", "x", "y", note="secret"), lines(1, "B", "x", note="other"), table=LINES)
+    deliver(destination, lines(2, "A", "y", "z", note="secret"), table=LINES)
+    one = lines(3, "A")
+    assert destination.forget([Batch(LINES, [one])]) == 3
+    late = [lines(2, "A", "w", note="late"), lines(2, "A", "x", note="late", complete=False)]
+    assert [deliver(destination, late_one, table=LINES) for late_one in late] == [[SUPERSEDED]] * 2
+    found = [(row["order_id"], row["sku"], row["at"], row["note"]) for row in place.rows("shop_lines")]
+    assert found == [
+        ("A", "x", None, None),
+        ("A", "y", None, None),
+        ("A", "z", None, None),
+        ("B", "x", 1, "other"),
+    ]
+    deliver(destination, lines(4, "A", "y"), table=LINES)
+    assert skus(place) == ["Ay@4", "Bx@1"]
+
+
+def test_forgetting_what_is_not_there_does_nothing(place: Harness) -> None:
+    destination = place.open()
+    assert destination.forget([blank(7, id=1), Batch(LINES, [lines(3, "A")])]) == 0
+    deliver(destination, row(1, id=2, total=2))
+    assert destination.forget([blank(7, id=1), Batch(LINES, [lines(3, "A")])]) == 0
+    assert [one["id"] for one in live(place.rows("shop_orders"))] == ["2"]
+
+
+def test_forgetting_is_done_again_without_harm_and_finds_typed_keys(place: Harness) -> None:
+    destination = place.open()
+    spec = TableSpec("keyed", ("i", "n", "at", "b"), (), {"i": "int", "n": "number", "at": "instant", "b": "bool"})
+    key = {"i": 7, "n": Decimal("1.50"), "at": "2026-11-21T00:00:05+00:00", "b": True}
+    deliver(destination, row(1, **key, note="secret"), table=spec)
+    asked = Batch(spec, [item("full_gone", {**key, "i": "7"}, 7, rank=99)])
+    assert [destination.forget([asked]), destination.forget([asked])] == [1, 1]
+    (found,) = place.rows("keyed")
+    assert (found["i"], found["note"]) == (7, None)
+
+
+def test_a_sqlite_file_and_its_log_hold_nothing_of_a_forgotten_row(sqlite: Harness) -> None:
+    destination = sqlite.open()
+    for at in range(1, 60):
+        deliver(destination, row(at, id=1, note=f"secret {at} " * 50), row(at, id=2, note="other " * at))
+    folder = sqlite.folder / "data"
+    files = lambda: b"".join(path.read_bytes() for path in sorted(folder.iterdir()))  # noqa: E731
+    assert b"secret" in files()
+    assert destination.forget([blank(70, id=1)]) == 1
+    assert b"secret" not in files()
+    assert live(sqlite.rows("shop_orders"))[0]["note"].startswith("other")
+
+
+def test_a_destination_that_cannot_erase_says_so() -> None:
+    class Mute(catalogue.load(PACKAGE, "sqlite").destination):  # type: ignore[misc]
+        forget = Destination.forget
+
+    one = Mute("mute", Mute.Settings(kind="mute"), Path())
+    with pytest.raises(Permanent, match="cannot erase rows: do it there") as refused:
+        one.forget([])
+    assert refused.value.reason == "no_forget"
 
 
 # --- values -------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Final
 
-from relay.records import Type
+from relay.records import Type, arrival_instant, version_instant
 from worker.columns.layout import MISFIT, Column, Dialect, Layout, Wanted, kind_of
-from worker.columns.values import ENCODERS, as_text, canonical, faults, is_number
-from worker.destination import STORED, SUPERSEDED, Batch, Rejected, Verdict
+from worker.columns.values import ENCODERS, as_text, canonical, faults, instant_text, is_number
+from worker.destination import STORED, SUPERSEDED, Batch, Item, Rejected, Verdict
 
 _INFERRED: Final[dict[type, Type]] = {bool: Type.BOOL, int: Type.INT, Decimal: Type.NUMBER, str: Type.TEXT}
 
@@ -164,6 +164,13 @@ class Work:
         if loser.members is None and loser.version < winner.version:
             self.verdicts[part.owners[old]] = SUPERSEDED
         return new
+
+
+def relay_cells(item: Item, *, deleted: bool) -> tuple[Any, ...]:
+    """The cells of `worker.columns.sql.RELAY`, moments as text; a row that comes deleted is its own data."""
+    received = instant_text(arrival_instant(item.event))
+    gone = instant_text(version_instant(item.version)) if deleted else None
+    return (item.source, item.event, item.version, received, gone, item.test, item.version if deleted else None)
 
 
 def _columns(datas: list[dict[str, Any]], names: list[str]) -> list[list[Any]]:

@@ -19,9 +19,11 @@ from typing import Any, Final
 from pydantic import Field
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
-from relay.records import Type, arrival_instant, version_instant
+from relay.records import Type
 from worker.columns import sql
 from worker.columns.changes import Rows, compared
+from worker.columns.erasing import emptied, raised
+from worker.columns.files import durable, rewritten
 from worker.columns.layout import (
     MISFIT,
     Column,
@@ -33,13 +35,11 @@ from worker.columns.layout import (
     quoted,
     sql_name,
 )
-from worker.columns.values import instant_text
-from worker.columns.work import Part, Work
+from worker.columns.work import Part, Work, relay_cells
 from worker.destination import (
     SUPERSEDED,
     Batch,
     Destination,
-    Item,
     Limits,
     Preview,
     Settings,
@@ -113,6 +113,16 @@ class Sqlite(Destination):
             verdicts = self._apply(db, batch)
             after = self._rows(db, about, self._layout(db, batch.table))
         return compared(batch.table.name, layout.names(batch.table.key), before, after, verdicts)
+
+    def forget(self, batches: Sequence[Batch]) -> int:
+        """Empty rows in one transaction, and rewrite the file: its free pages and its log keep nothing of them."""
+        with self._transaction() as db:
+            count = sum(self._empty(db, batch) for batch in batches)
+        if count:
+            with self._translated():
+                if not rewritten(self._open()):
+                    raise Transient(f"{self._path.name}: the rows are empty, but a reader holds on to the log")
+        return count
 
     def ping(self) -> None:
         """Raise unless the file can be written."""
@@ -188,7 +198,7 @@ class Sqlite(Destination):
         key, present = layout.names(work.spec.key), list(work.rows.columns)
         cells = list(zip(*work.rows.columns.values(), strict=True))
         items = [work.items[owner] for owner in work.rows.owners]
-        rows = [(*cells[n], *_relay_cells(items[n], deleted=items[n].op == "full_gone")) for n in order]
+        rows = [(*cells[n], *relay_cells(items[n], deleted=items[n].op == "full_gone")) for n in order]
         if _insert(db, layout, present, rows, sql.whole_rows(layout, key, present)) == len(order):
             return
         places = {name: f"?{n}" for n, name in enumerate([*present, "_relay_version"], 1)}
@@ -202,7 +212,7 @@ class Sqlite(Destination):
         key = layout.names(work.spec.key)
         cells = list(zip(*(work.gones.columns[name] for name in key), strict=True))
         items = [work.items[owner] for owner in work.gones.owners]
-        rows = [(*cells[n], *_relay_cells(items[n], deleted=True)[:-1], "") for n in order]
+        rows = [(*cells[n], *relay_cells(items[n], deleted=True)[:-1], "") for n in order]
         if _insert(db, layout, key, rows, sql.tombstones(key)) != len(order):
             self._supersede(db, work, work.gones, layout, order)
 
@@ -231,9 +241,25 @@ class Sqlite(Destination):
         )
         for n, owner in enumerate(parent.owners):
             if owner not in stale and work.items[owner].complete:
-                cells = dict(zip(sql.RELAY, _relay_cells(work.items[owner], deleted=True), strict=True))
+                cells = dict(zip(sql.RELAY, relay_cells(work.items[owner], deleted=True), strict=True))
                 keys = {f"parent{p}": parent.columns[name][n] for p, name in enumerate(names)}
                 db.execute(statement, cells | keys)
+
+    def _empty(self, db: sqlite3.Connection, batch: Batch) -> int:
+        if (layout := self._read(db, batch.table.name)) is None:
+            return 0
+        about, key = Work(batch), layout.names(batch.table.key)
+        about.fit(layout, DIALECT)
+        held = self._rows(db, about, layout)
+        find = "SELECT version FROM _relay_sets WHERE table_name = ? AND parent_key = ?"
+        sets = [db.execute(find, (batch.table.name, i.key)).fetchall() for i in batch.items if i.members == []]
+        if not held and not any(sets):
+            return 0
+        versions = [row["_relay_version"] for row in held.values()] + [v for found in sets for (v,) in found]
+        self._apply(db, raised(batch, versions))
+        match = " AND ".join(f"{quoted(name)} = ?" for name in key)
+        db.executemany(f"{emptied(quoted(layout.table), layout, key)} WHERE {match}", list(held))
+        return len(held)
 
     # --- the tables' shape --------------------------------------------------------------------------
 
@@ -294,8 +320,7 @@ class Sqlite(Destination):
                 self._path, self.settings.busy_timeout_s, isolation_level=None, check_same_thread=False
             )
             try:
-                db.execute("PRAGMA journal_mode = WAL")
-                db.execute("PRAGMA synchronous = FULL")
+                durable(db, self.settings.busy_timeout_s)
             except sqlite3.Error:
                 db.close()
                 raise
@@ -305,8 +330,7 @@ class Sqlite(Destination):
     @contextmanager
     def _transaction(self, *, keep: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing, the catalogue being there; errors leave by consequence."""
-        self._committing = False
-        try:
+        with self._translated():
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             for statement in _CATALOGUE.split(";"):
@@ -314,6 +338,13 @@ class Sqlite(Destination):
             yield db
             self._committing = keep
             db.execute("COMMIT" if keep else "ROLLBACK")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Let nothing out but the endings of the contract, with nothing left half done."""
+        self._committing = False
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             self._rollback()
             raise self._consequence(error) from None
@@ -361,13 +392,6 @@ def _insert(
     marks = ", ".join("?" * len(columns))
     statement = f"INSERT INTO {quoted(layout.table)} AS t ({sql.listed(columns)}) VALUES ({marks}) {conflict}"
     return db.executemany(statement, rows).rowcount
-
-
-def _relay_cells(item: Item, *, deleted: bool) -> tuple[Any, ...]:
-    """The cells of `worker.columns.sql.RELAY`; a row that comes deleted is its own data."""
-    received = instant_text(arrival_instant(item.event))
-    gone = instant_text(version_instant(item.version)) if deleted else None
-    return (item.source, item.event, item.version, received, gone, item.test, item.version if deleted else None)
 
 
 destination = Sqlite

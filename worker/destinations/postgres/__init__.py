@@ -23,6 +23,7 @@ from relay.records import Type, version_instant
 from worker.columns import sql
 from worker.columns.changes import Rows, compared
 from worker.columns.copytext import column_text, copy_blocks
+from worker.columns.erasing import emptied, raised
 from worker.columns.layout import Layout, quoted
 from worker.columns.values import instant_text
 from worker.columns.work import Part, Work
@@ -89,6 +90,10 @@ class Postgres(Destination):
                 self._tables.forget(batch.table)
         return compared(batch.table.name, layout.names(batch.table.key), before, after, verdicts)
 
+    def forget(self, batches: Sequence[Batch]) -> int:
+        """Empty rows, table by table. Dead row versions, WAL and backups are the server's own business."""
+        return sum(self._empty(batch) for batch in batches)
+
     def ping(self) -> None:
         """Raise unless the server takes writes."""
         with self._db.translated():
@@ -147,6 +152,40 @@ class Postgres(Destination):
             for row in (dict(zip(names, cells, strict=True)) for cells in rows):
                 found[tuple(row[name] for name in key)] = row
         return found
+
+    def _empty(self, batch: Batch) -> int:
+        with self._db.translated(), self._db.rehearsal():
+            layout = self._tables.find(batch.table)
+            if layout is None:
+                return 0
+            about = Work(batch)
+            about.fit(layout, DIALECT)
+            held = self._rows(about, layout)
+            table, keys = self._db.quote(batch.table.name), self._db.quote([item.key for item in batch.items])
+            sets = self._db.run(
+                f"SELECT version FROM {self._db.at('_relay_sets')} "
+                f"WHERE table_name = {table} AND parent_key = ANY({keys}::text[])"
+            ).fetchall()
+        versions = [*(str(row["_relay_version"]) for row in held.values()), *(version for (version,) in sets)]
+        if not versions:
+            return 0
+        if SUPERSEDED in self.deliver(raised(batch, versions)):
+            raise Transient(f"rows of {batch.table.name} changed meanwhile: erase them again")
+        with self._db.translated():
+            self._clear(batch.table, layout, list(held))
+        return len(held)
+
+    def _clear(self, spec: TableSpec, layout: Layout, held: list[tuple[str, ...]]) -> None:
+        """Empty the rows of these keys, given as the server words them, where they are deleted."""
+        columns = [layout.by_source[source] for source in spec.key]
+        lists = [f"{self._db.quote([cells[n] for cells in held])}::text[]" for n in range(len(columns))]
+        same = [f"t.{quoted(c.name)} = u.k{n}::{TYPES[c.kind]}" for n, c in enumerate(columns)]
+        self._db.run(
+            f"{self._db.opening()} {emptied(self._db.at(layout.table), layout, [c.name for c in columns])} "
+            f"FROM unnest({', '.join(lists)}) AS u({', '.join(f'k{n}' for n in range(len(columns)))}) "
+            f"WHERE {' AND '.join(same)} AND t._relay_deleted_at IS NOT NULL"
+        )
+        self._db.commit()
 
     def _begin(self, spec: TableSpec, layout: Layout) -> None:
         """Open the transaction; a change of the table's shape waits for it from here on.

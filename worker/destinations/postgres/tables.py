@@ -66,6 +66,11 @@ class Tables:
         self._known[spec.name] = known
         return known
 
+    def find(self, spec: TableSpec) -> Layout | None:
+        """What a table looks like now, None where there is none."""
+        layout = self._read(spec.name) if self._has_catalogue() else None
+        return layout if layout is not None and self._actual(layout.table) else None
+
     def forget(self, spec: TableSpec) -> None:
         """Read the layout anew next time."""
         self._known.pop(spec.name, None)

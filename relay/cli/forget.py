@@ -1,0 +1,169 @@
+"""`relay forget`: a row erased wherever the relay can, and a word on each place where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import msgspec
+import redis as driver
+import typer
+
+from relay import intake
+from relay.buffer import forget as buffered
+from relay.buffer.failures import Failure, Failures
+from relay.cli.history import archived_blobs
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
+from relay.cli.subject import Subject
+from relay.config import Config
+from relay.errors import ConfigInvalid, RelayError
+from relay.records import Codec, encode_json
+
+_SHOWN = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(forget)
+
+
+class Archived(msgspec.Struct):
+    """Arrivals of events in the archive: those of the row, and those without rows that name its key."""
+
+    ours: list[str]
+    unmapped: list[str]
+
+
+def forget(
+    table: Annotated[str, typer.Argument(help="Full name of the table.")],
+    key: Annotated[list[str], typer.Argument(help="The row's key, one value a key column.")],
+    config: ConfigFile = None,
+    data: DataDir = DATA,
+    unmapped: Annotated[
+        bool,
+        typer.Option("--unmapped", help="Also erase events that could not be mapped and hold the key."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a row, with its child rows, everywhere; exit 1 where some place could not. It cannot be undone."""
+    settings = opened(config, data)
+    subject = _subject(settings, table, key)
+    client = buffer(settings)
+    archive = _archived(settings, subject)
+    held = buffered.held(client, subject.source, subject.touches, subject.named_in, set(archive.ours))
+    if held.waiting:
+        lanes = ", ".join(f"{n} in lane {lane}" for lane, n in held.waiting.items())
+        raise ConfigInvalid(f"events of this row still wait ({lanes}): try again once they are delivered")
+    if not yes:
+        _ask(settings, subject, archive, held, unmapped=unmapped)
+    report = _Report(table, key, [part.table for part in subject.parts])
+    arrivals = archive.ours + (archive.unmapped if unmapped else [])
+    for line in stream_worker(settings, "forget", told=_told(subject, arrivals)):
+        report.add(line)
+    _erase_held(client, held.letters, held.unmapped if unmapped else [], report)
+    _strip_fences(settings, client, subject, report)
+    if not unmapped:
+        report.unmapped = sorted({*archive.unmapped, *(failure.arrival for failure in held.unmapped)})
+    why = buffered.rewrite_file(client)
+    report.add({"place": "redis file", "failed": why} if why else {"place": "redis file", "rewritten": 1})
+    report.show(as_json=as_json)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def _subject(config: Config, table: str, key: list[str]) -> Subject:
+    for source in intake.sources_of(config).values():
+        tables = dict(source.tables.values())
+        if table in tables:
+            if len(key) != len(tables[table].key):
+                columns = ", ".join(tables[table].key)
+                raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
+            return Subject(source.name, tables, table, key)
+    raise ConfigInvalid(f"no configured source writes a table {table!r}")
+
+
+def _archived(config: Config, subject: Subject) -> Archived:
+    found, codec = Archived([], []), Codec()
+    if not (config.data_dir / "events.db").exists():
+        return found
+    for arrival, blob in archived_blobs(config, {"source": subject.source}):
+        packed = codec.unpack(blob)
+        if subject.touches(packed):
+            found.ours.append(arrival)
+        elif subject.named_in(packed):
+            found.unmapped.append(arrival)
+    return found
+
+
+def _ask(config: Config, subject: Subject, archive: Archived, held: buffered.Held, *, unmapped: bool) -> None:
+    rows, *children = [part.table for part in subject.parts]
+    also = f" and its rows of {', '.join(children)}" if children else ""
+    events = len(archive.ours) + (len(archive.unmapped) if unmapped else 0)
+    where = ", ".join(config.settings.destinations)
+    typer.confirm(
+        f"erase the row of {rows}{also} at {where}, {events} events of the archive with all that they say, "
+        f"and {len(held.letters)} dead letters, for good?",
+        abort=True,
+    )
+
+
+def _told(subject: Subject, arrivals: list[str]) -> Iterator[bytes]:
+    yield encode_json({"source": subject.source, "rows": subject.told()})
+    for arrival in arrivals:
+        yield encode_json(arrival)
+
+
+def _erase_held(client: driver.Redis, letters: list[Failure], unmapped: list[Failure], report: _Report) -> None:
+    failures = Failures(client)
+    for what, found in (("dead letters", letters), ("quarantined events", unmapped)):
+        try:
+            report.add({"place": "buffer", what: sum(failures.discard(failure) for failure in found)})
+        except RelayError as error:
+            report.add({"place": "buffer", "failed": str(error)})
+
+
+def _strip_fences(config: Config, client: driver.Redis, subject: Subject, report: _Report) -> None:
+    known = set(config.settings.destinations)
+    count = sum(
+        buffered.strip_fences(client, part.table, part.key, known, parent=not part.whole) for part in subject.parts
+    )
+    if count:
+        report.add({"place": "buffer", "rows kept for a destination that is no longer configured": count})
+
+
+class _Report:
+    """What was done where."""
+
+    def __init__(self, table: str, key: list[str], tables: list[str]) -> None:
+        self.table, self.key, self.tables = table, key, tables
+        self.places: list[dict[str, Any]] = []
+        self.unmapped: list[str] = []
+
+    @property
+    def failed(self) -> bool:
+        """Whether some place could not."""
+        return any("failed" in place for place in self.places)
+
+    def add(self, place: dict[str, Any]) -> None:
+        """One place's outcome."""
+        self.places.append(place)
+
+    def show(self, *, as_json: bool) -> None:
+        """Print it."""
+        if as_json:
+            show({
+                "table": self.table, "key": self.key, "tables": self.tables, "places": self.places,
+                "unmapped": self.unmapped, "complete": not self.failed,
+            })  # fmt: skip
+            return
+        for place in self.places:
+            name = place["place"]
+            said = [f"not erased: {place['failed']}"] if "failed" in place else []
+            said += [f"{n} {what}" for what, n in place.items() if what not in {"place", "failed"}]
+            typer.echo(f"{name}: {', '.join(said)}")
+        if self.unmapped:
+            some = ", ".join(self.unmapped[:_SHOWN]) + (", …" if len(self.unmapped) > _SHOWN else "")
+            typer.echo(
+                f"{len(self.unmapped)} events could not be mapped and hold this key in their body ({some}): "
+                "run it again with --unmapped to erase them too"
+            )
