@@ -10,15 +10,17 @@ from flask import Flask, Response
 
 from relay import telemetry
 from relay.buffer import redis as server
-from relay.buffer.accept import Bounds, Front
+from relay.buffer.accept import Front
+from relay.buffer.bounds import Bounds, bounds_of
+from relay.buffer.strays import refuse
 from relay.config import Config, Settings, load
 from relay.dispatch import Bell
-from relay.intake import sources_of
+from relay.intake import Source, sources_of
 from relay.web import errors, hooks, ops
 from relay.web.state import State, attach
 
-#: Share of Redis's memory that undelivered events may take, so that draining always has room.
-_SHARE = 0.6
+#: Lanes of one destination that an event's records may fall into, as far as the budgets count them.
+_MOST_ENTRIES = 4
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -28,7 +30,8 @@ def create_app(config: Config | None = None) -> Flask:
         config: checked settings; None: from RELAY_CONFIG and RELAY_DATA.
 
     Raises:
-        ConfigInvalid: settings, or a Redis that would break the promise.
+        ConfigInvalid: settings, or a Redis that would break the promise, or that holds rows for what is not
+            configured any more.
     """
     if config is None:
         path = os.environ.get("RELAY_CONFIG")
@@ -36,13 +39,9 @@ def create_app(config: Config | None = None) -> Flask:
     settings = config.settings
     telemetry.setup(settings.log_format, settings.log_level)
     sources = sources_of(config)
-    url = config.redis_url()
-    client = server.connect(url, timeout_s=max(settings.accept_deadline_s, 5))
-    report = server.require(client)
-    for warning in report.warnings:
-        telemetry.logger("web").warning("redis_warning", text=warning)
-    bell = Bell(client)
-    front = Front(url, bounds(settings, report.get("maxmemory", "0")), bell.ring, settings.accept_deadline_s)
+    front = front_of(config, sources)
+    with server.connect(config.redis_url(), timeout_s=10) as client:
+        refuse(client, settings.destinations, settings.sources)
     app = Flask("relay", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = None
@@ -57,15 +56,24 @@ def create_app(config: Config | None = None) -> Flask:
     return app
 
 
-def bounds(settings: Settings, maxmemory: str) -> Bounds:
-    """What the put script enforces, from the settings and the server's own memory limit."""
-    total = settings.max_pending_bytes
-    if not total and maxmemory.isdigit():
-        total = int(int(maxmemory) * _SHARE)
-    return Bounds(
-        total=total,
-        source=settings.max_source_bytes or total // 2,
-        linger_ms=settings.linger_ms,
-        dedup_days=settings.dedup_days,
-        content_minutes=settings.content_dedup_minutes,
-    )
+def front_of(config: Config, sources: dict[str, Source]) -> Front:
+    """The front of the buffer, as the settings and the server make it; a server's warnings are logged.
+
+    Raises:
+        ConfigInvalid: a Redis that would break the promise.
+        BufferUnavailable: it cannot be reached.
+    """
+    settings, url = config.settings, config.redis_url()
+    client = server.connect(url, timeout_s=max(settings.accept_deadline_s, 5))
+    report = server.require(client, settings.durability)
+    for warning in report.warnings:
+        telemetry.logger("web").warning("redis_warning", text=warning)
+    bounds = _bounds(settings, report.get("maxmemory", ""), sources)
+    return Front(url, bounds, Bell(client).ring, settings.accept_deadline_s, waits=report.waits)
+
+
+def _bounds(settings: Settings, maxmemory: str, sources: dict[str, Source]) -> Bounds:
+    """What the put script enforces; sources whose vendor soon gives up have a share of their own."""
+    entries = (len(s.archive) + sum(min(n, _MOST_ENTRIES) for n in s.to.values()) for s in sources.values())
+    fragile = [name for name, source in sources.items() if source.vendor.fragile]
+    return bounds_of(settings, maxmemory, fragile=fragile, sources=len(sources), entries=max(entries, default=2))

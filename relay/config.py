@@ -83,6 +83,9 @@ class Settings(BaseSettings):
         {}, description="Where rows go, by name; default: SQLite, DIR/warehouse.db."
     )
     tables: dict[str, TableRules] = Field({}, description="Redaction by full table name.")
+    mask_cards: bool = Field(
+        default=True, description="Mask card numbers in free text before anything is stored; ids and numbers stay."
+    )
     redaction_key: SecretStr = Field(
         SecretStr(""), description="Key of `hash` rules; keep it, or equal values no longer hash alike."
     )
@@ -93,14 +96,53 @@ class Settings(BaseSettings):
         10, ge=1, le=60, description="For how long the body of a delivery without an id is remembered."
     )
     max_pending_bytes: int = Field(
-        0, ge=0, description="Bytes of undelivered events in all; 0: 60 % of Redis's maxmemory, if it has one."
+        0,
+        ge=0,
+        description="Bytes of Redis for undelivered events in all; 0: 60 % of its maxmemory, if it has one.",
     )
     max_source_bytes: int = Field(
-        0, ge=0, description="Bytes of undelivered events of one source; 0: half of all."
+        0, ge=0, description="The same of one source; 0: half of all, or all of it where there is one source."
+    )
+    max_dedup_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of Redis that remembered delivery ids may take; over it the oldest day is forgotten. "
+        "0: 10 % of its maxmemory, if it has one.",
+    )
+    max_dead_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of dead letters and quarantine over which there is an alarm; they are never dropped. "
+        "0: 15 % of Redis's maxmemory, if it has one.",
+    )
+    durability: str = Field(
+        "disk",
+        pattern="^(disk|process)$",
+        description="What a 202 means: the event is on Redis's disk, or only in its process, as that is set.",
+    )
+    max_fence_bytes: int = Field(
+        0,
+        ge=0,
+        description="Bytes of Redis for versions sent to destinations that cannot compare them; 0: 15 % of its "
+        "maxmemory, if it has one. Over it what was sent longest ago is forgotten.",
     )
     archive_days: int = Field(30, ge=0, le=3650, description="How long events are kept to replay; 0: not at all.")
     archive_max_bytes: int = Field(
         10 * 1024 * MIB, ge=MIB, description="Bytes of archived events, over which the oldest go."
+    )
+    keep_refused: bool = Field(
+        default=False,
+        description="Keep what was refused for its signature for a day, sealed, to be tried again once the secret "
+        "is mended (`relay refused`).",
+    )
+    refused_key: SecretStr = Field(SecretStr(""), description="Seals what `keep_refused` keeps; any long text.")
+    refused_max_bytes: int = Field(16 * MIB, ge=65_536, description="Bytes of kept refused requests in all.")
+    refused_source_max_bytes: int = Field(
+        4 * MIB, ge=65_536, description="Bytes of kept refused requests of one source."
+    )
+    refused_request_max_bytes: int = Field(MIB, ge=1024, description="A larger refused request is not kept.")
+    refused_per_second: int = Field(
+        10, ge=1, le=1000, description="Refused requests kept in a second, of one source by one web process."
     )
     linger_ms: int = Field(100, ge=0, le=60_000, description="How long a batch may wait for more records.")
     workers: int = Field(2, ge=1, le=64, description="RQ workers of `relay worker` and `relay up`.")
@@ -210,6 +252,8 @@ def load(path: Path | None, data_dir: Path) -> Config:
         raise ConfigInvalid(f"environment: {error}") from None
     config = Config(_with_defaults(settings), path, data_dir, lines, warnings)
     _check_routes(config)
+    if settings.keep_refused and not settings.refused_key.get_secret_value().strip():
+        raise config.fault("keep_refused", "needs a key to seal with: set refused_key (RELAY_REFUSED_KEY)")
     return config
 
 

@@ -50,7 +50,14 @@ def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, S
             continue
         letters = {failure.id: failure.account for failure in group if destination}
         queued = failures.requeue(
-            source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, letters, source.schemas
+            source.name,
+            arrival,
+            mapped.blob,
+            mapped.lanes,
+            mapped.counts,
+            letters,
+            source.schemas,
+            quarantined=not destination,
         )
         (again.queued if queued else again.waiting).extend(ids)
     return again

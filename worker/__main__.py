@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.job import Job
@@ -25,17 +26,21 @@ from relay import telemetry
 from relay.buffer import redis as server
 from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Watch
+from relay.buffer.strays import refuse
 from relay.config import Config, load
 from relay.dispatch import QUEUE, Bell
 from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
 from worker import jobs
+from worker.keeping import Keeper
 
 TICK_S: Final = 0.25
 _STOP_S: Final = 60.0
 _REDIS_TIMEOUT_S: Final = 30.0
 _fork: Final = multiprocessing.get_context("fork")
 _VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
-_STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {"events": jobs.events, "preview": jobs.preview}
+_STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {
+    "events": jobs.events, "preview": jobs.preview, "forget": jobs.forget,
+}  # fmt: skip
 log = telemetry.logger("worker")
 
 
@@ -154,18 +159,21 @@ def run(config: Config) -> int:
     jobs.setup(config)
     crew = Crew(config)
     watch = Watch(config.redis_url())
-    _await_redis(watch, signals)
-    bell = Bell(watch.client)
+    _await_redis(watch, signals, config.settings.durability)
+    refuse(watch.client, config.settings.destinations, config.settings.sources)
+    bell, keeper = Bell(watch.client), Keeper(config, watch.client)
     while not signals.stop:
         if signals.reload:
             signals.reload = False
-            config = _reloaded(config)
+            config = _reloaded(config, watch.client)
             crew.config = config
+            keeper.reload(config)
             crew.leave()
         crew.keep()
         try:
             watch.ring_due(config.settings.linger_ms, bell.ring_again, crew.knows)
-        except (BufferUnavailable, RedisError) as error:
+            keeper.tick()
+        except (RelayError, RedisError, OSError) as error:
             log.warning("ticker_waits", detail=str(error))
         time.sleep(TICK_S)
     crew.leave()
@@ -173,21 +181,22 @@ def run(config: Config) -> int:
     return 0
 
 
-def _reloaded(config: Config) -> Config:
+def _reloaded(config: Config, client: Redis) -> Config:
     try:
         fresh = load_from_environment()
         jobs.setup(fresh)
-    except RelayError as error:
+        refuse(client, fresh.settings.destinations, fresh.settings.sources)
+    except (RelayError, RedisError) as error:
         log.warning("config_kept", detail=str(error))
         return config
     log.info("config_reloaded")
     return fresh
 
 
-def _await_redis(watch: Watch, signals: _Signals) -> None:
+def _await_redis(watch: Watch, signals: _Signals, durability: str) -> None:
     while not signals.stop:
         try:
-            server.require(watch.client)
+            server.require(watch.client, durability)
         except BufferUnavailable as error:
             log.warning("redis_awaited", detail=str(error))
             time.sleep(1)

@@ -226,9 +226,16 @@ class Courier:
             raise Transient(
                 f"{type(error).__name__} on this machine: {error.strerror}", reason="machine"
             ) from error
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "new thread" not in str(error):
+                raise self._broken(batch, error) from error
+            raise Transient(f"{type(error).__name__} on this machine: {error}", reason="machine") from error
         except Exception as error:  # a destination's bug must cost one record, not wedge the lane
-            log.exception("destination_broke", destination=self.destination.name, table=batch.table.name)
-            raise Permanent(f"a fault of ours, {type(error).__name__}: see the log", reason="ours") from error
+            raise self._broken(batch, error) from error
+
+    def _broken(self, batch: Batch, error: Exception) -> Permanent:
+        log.error("destination_broke", destination=self.destination.name, table=batch.table.name, exc_info=error)
+        return Permanent(f"a fault of ours, {type(error).__name__}: see the log", reason="ours")
 
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str], known: list[Verdict]) -> None:
         """Deliver, halving a batch that is refused until the refused stand alone; verdicts go to `known`."""

@@ -8,7 +8,8 @@ import gc
 import itertools
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -18,12 +19,16 @@ from redis import Redis
 from rq import get_current_job
 
 from relay import catalogue
-from relay.buffer.keys import ARCHIVE
-from relay.buffer.lanes import Claimed, Lane, waits_elsewhere
+from relay.buffer.keys import ARCHIVE, lane_name
+from relay.buffer.lanes import LEASE_MS, Claimed, Lane, waits_elsewhere
+from relay.buffer.parking import held
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import Bell
-from relay.errors import ConfigInvalid, DeliveryError
+from relay.errors import ConfigInvalid, DeliveryError, RelayError, Transient
+from relay.records import partition_of
+from relay.telemetry import logger
+from worker import forget as erasing
 from worker.archive import Archive, Wanted
 from worker.delivery import Courier
 from worker.destination import Destination
@@ -34,6 +39,8 @@ from worker.preview import preview as previewed
 from worker.reading import Reader
 
 DESTINATIONS = "worker.destinations"
+Held = Callable[[Sequence[str]], set[str]]
+log = logger("jobs")
 #: Longer than any script of the buffer runs.
 _REDIS_TIMEOUT_S = 30.0
 _ARCHIVE_FULL = 500
@@ -160,6 +167,38 @@ def preview(config: Config) -> Iterator[dict[str, Any]]:
                     yield {"destination": name, "unseen": str(error)}
 
 
+def forget(config: Config) -> Iterator[dict[str, Any]]:
+    """Erase rows at each destination, and events in the archive; one line a place, with what was done there.
+
+    Standard input has one JSON value a line: a `worker.forget.Told`, then numbers of archived events.
+    """
+    asked = erasing.told(sys.stdin.buffer.readline())
+    arrivals = [msgspec.json.decode(line, type=str) for line in sys.stdin.buffer]
+    wanted = erasing.batches(asked, time.time_ns())
+    client, unsent = connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S), list[str]()
+    for name in config.settings.destinations:
+        lanes, token = config.lanes(name), erasing.token()
+
+        def lane_of(table: str, key: str, name: str = name, lanes: int = lanes, token: str = token) -> Lane:
+            return Lane(client, lane_name(name, partition_of(table, key, lanes), lanes), token)
+
+        with contextlib.closing(open_destination(config, name)) as destination:
+            try:
+                yield {"place": name, "rows": erasing.forget(destination, asked, wanted, lane_of)}
+            except RelayError as error:
+                unsent += [] if destination.conditional else [name]
+                yield {"place": name, "failed": str(error)}
+    if unsent and arrivals:
+        why = f"its events say in which form {', '.join(unsent)} has the key: kept until that is done"
+        yield {"place": ARCHIVE, "failed": why}
+    elif arrivals:
+        with contextlib.closing(open_archive(config)) as archive:
+            try:
+                yield {"place": ARCHIVE, "events": archive.forget(arrivals)}
+            except DeliveryError as error:
+                yield {"place": ARCHIVE, "failed": str(error)}
+
+
 def drain(lane_name: str) -> None:
     """Serve one lane until it is idle; the RQ job."""
     config = _Process.config
@@ -209,21 +248,50 @@ class _Receiver(msgspec.Struct):
 
 def _receiver(config: Config, lane: Lane) -> _Receiver:
     if lane.destination == ARCHIVE:
-        archive = open_archive(config)
+        archive = open_archive(config, lambda arrivals: held(lane.client, arrivals))
         return _Receiver(list, archive.keep, archive.close, _ARCHIVE_FULL)
     if lane.destination not in config.settings.destinations:
         raise ConfigInvalid(f"lane {lane.name} waits for a destination that is no longer configured")
     destination = open_destination(config, lane.destination)
     courier = Courier(lane, destination)
     return _Receiver(
-        courier.read, courier, destination.close, destination.limits.records, int(courier.hold_s * 1000)
+        lambda claimed: courier.read(fetched(config, claimed)),
+        courier,
+        destination.close,
+        destination.limits.records,
+        # A drain that lost its lane may not know it for as long as its lease lasted.
+        max(int(courier.hold_s * 1000), LEASE_MS) if courier.hold_s else 0,
     )
 
 
-def open_archive(config: Config) -> Archive:
-    """The archive of the data folder."""
+def fetched(config: Config, claimed: Sequence[Claimed]) -> Sequence[Claimed]:
+    """A claim with the bodies of parked events, which only the archive has."""
+    missing = [one.arrival for one in claimed if not one.blob]
+    if not missing:
+        return claimed
+    with contextlib.closing(open_archive(config)) as archive:
+        try:
+            found = archive.blobs(missing)
+        except Transient as error:
+            log.warning("parked_not_read", detail=str(error))
+            found = {}
+    return [
+        msgspec.structs.replace(one, blob=found[one.arrival], parked=True) if one.arrival in found else one
+        for one in claimed
+    ]
+
+
+def open_archive(config: Config, held: Held = lambda _: set()) -> Archive:
+    """The archive of the data folder.
+
+    Args:
+        config: settings.
+        held: of some arrival numbers, those that the buffer still holds.
+    """
     settings = config.settings
-    return Archive(config.data_dir / "events.db", days=settings.archive_days, max_bytes=settings.archive_max_bytes)
+    return Archive(
+        config.data_dir / "events.db", days=settings.archive_days, max_bytes=settings.archive_max_bytes, held=held
+    )
 
 
 def _finish_batch(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler

@@ -92,7 +92,7 @@ class Failures:
         blob: Any = self.client.hget(keys.EVENTS, arrival)
         return None if blob is None else self._codec.unpack(blob)
 
-    def requeue(
+    def requeue(  # noqa: PLR0913 - each is one side of an event
         self,
         source: str,
         arrival: str,
@@ -101,8 +101,10 @@ class Failures:
         counts: Mapping[str, int],
         letters: Mapping[str, str],
         schemas: Mapping[str, bytes],
+        *,
+        quarantined: bool = False,
     ) -> bool:
-        """Send an event through lanes again; False where it still waits in one, or its letters are gone by now.
+        """Send an event through lanes again; False where it still waits in one, or nothing of it failed any more.
 
         Args:
             source: whose it is.
@@ -112,6 +114,7 @@ class Failures:
             counts: ledger fields to add.
             letters: dead letters of it that this replaces, each with its prefix in the ledger.
             schemas: declarations of its tables.
+            quarantined: it is to leave quarantine, and is left alone where it is no longer there.
         """
         names = [
             keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.QUARANTINE, keys.DEAD,
@@ -128,7 +131,7 @@ class Failures:
         if schemas:
             fresh: Any = dict(schemas)
             self.client.hset(keys.SCHEMAS, mapping=fresh)
-        plan = _encode((source, arrival, routes, dict(counts), list(letters.items()), list(places)))
+        plan = _encode((source, arrival, routes, dict(counts), list(letters.items()), list(places), quarantined))
         return bool(self._requeue(names, [plan, blob]) == 1)
 
     def discard(self, failure: Failure) -> bool:

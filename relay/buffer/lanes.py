@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -213,7 +214,7 @@ class Lane:
         """Say that this drain lives; False where the lane is no longer ours."""
         asked = time.monotonic()
         ours = bool(self._renew([self._state], [self.token, LEASE_MS]) == 1)
-        self._seen = asked if ours else self._seen
+        self._seen = asked if ours else -math.inf
         return ours
 
     def release(self) -> None:

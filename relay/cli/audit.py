@@ -10,7 +10,7 @@ import msgspec
 import redis as driver
 import typer
 
-from relay.buffer import keys, ledger
+from relay.buffer import keys, ledger, parking
 from relay.cli.history import archived_blobs
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.config import Config
@@ -33,7 +33,9 @@ def audit(
     """Check that every event and record is accounted for; exit 1 where the ledger does not balance."""
     settings = opened(config, data)
     client = buffer(settings)
-    faults = ledger.audit(client, deep=deep)
+    faults = ledger.audit(
+        client, deep=deep, bodies=lambda since, until: archived_blobs(settings, {"since": since, "until": until})
+    )
     unseen: dict[str, str] = {}
     if deep:
         for destination in settings.settings.destinations:
@@ -75,6 +77,6 @@ def _told(config: Config, client: driver.Redis, destination: str) -> Iterator[by
     for arrival, blob in archived_blobs(config, {}):
         meta = codec.unpack(blob).meta
         # What is still held for a lane, a person or as a dead letter is not yet, or not all, in the tables.
-        if destination in meta.to and not meta.fault and not client.hexists(keys.EVENTS, arrival):
+        if destination in meta.to and not meta.fault and not parking.held(client, [arrival]):
             told = {"arrival": arrival, "source": meta.source, "blob": base64.b64encode(blob).decode()}
             yield msgspec.json.encode(told)

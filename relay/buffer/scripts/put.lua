@@ -167,7 +167,7 @@ for r in pairs(touched) do
   local route = routes[r]
   redis.call("SADD", KEYS[route[3]], route[5])
   local state = redis.call("HMGET", KEYS[route[2]], "until", "hold_until", "paused", "holder")
-  if not state[1] then redis.call("SADD", KEYS[6], route[4]) end
+  redis.call("SADD", KEYS[6], route[4])
   -- A holder that vanished is the ticker's business (ring.lua): it may have left records in flight.
   local free = not state[4] or state[4] == "" or state[4] == "rung"
   if free and tonumber(state[1] or 0) <= now and tonumber(state[2] or 0) <= now and not state[3] then

@@ -3,7 +3,8 @@
 --
 -- KEYS  1 events, 2 refs, 3 ledger, 4 bytes, 5 lanes, 6 quarantine, 7 dead, 8 deadcount, then as the plan names
 -- ARGV  1 plan (msgpack), 2 blob
---   plan    {source, arrival, routes, ledger fields -> n, dead letters to drop, queues it must not wait in}
+--   plan    {source, arrival, routes, ledger fields -> n, dead letters to drop, queues it must not wait in,
+--            whether it must be in quarantine}
 --   routes  {queue key, lane key, sources key, lane}
 --   letter  {field, ledger prefix of the letter (`r|…|`)}
 -- Returns  1 queued; 0 it still waits in some lane, or another retry was quicker, so nothing was done
@@ -14,6 +15,7 @@ local source, arrival = plan[1], plan[2]
 for _, queue in ipairs(plan[6]) do
   if redis.call("ZSCORE", KEYS[queue], arrival) then return 0 end
 end
+if plan[7] and not redis.call("ZSCORE", KEYS[6], arrival) then return 0 end
 local there = #plan[5] == 0
 for _, letter in ipairs(plan[5]) do
   there = there or redis.call("HEXISTS", KEYS[7], letter[1]) == 1

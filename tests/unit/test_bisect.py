@@ -1,0 +1,125 @@
+"""What becomes of a claim when records of it are refused: by properties, against a destination in memory."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.buffer.lanes import Claimed, Standing
+from relay.errors import Permanent, Transient
+from relay.records import full_version, version_prefix
+from worker.delivery import ALIKE, Courier
+from worker.destination import STORED, Destination, Item, Limits, Settings, TableSpec
+from worker.reading import Work
+
+SPEC = TableSpec("shop_orders", ("id",), (), {})
+
+
+class Picky(Destination):
+    """Refuses whole batches over one record, and fails some calls."""
+
+    Settings = Settings
+
+    def __init__(self, poison: set[int], failing: set[int], limit: int, *, alike: bool) -> None:
+        super().__init__("picky", Settings(kind="picky"), Path())
+        self.limits = Limits(records=limit)
+        self.poison, self.failing, self.alike = poison, failing, alike
+        self.calls: list[list[int]] = []
+        self.rows: set[int] = set()
+
+    def deliver(self, batch):
+        ids = [item.data["id"] for item in batch.items]
+        self.calls.append(ids)
+        if len(self.calls) in self.failing:
+            raise Transient("no", reason="server")
+        bad = [i for i in ids if i in self.poison]
+        if bad:
+            raise Permanent("no" if self.alike else f"{bad[0]} is not welcome", reason="refused")
+        self.rows.update(ids)
+        return [STORED] * len(ids)
+
+    def ping(self):
+        return
+
+
+def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False):
+    """One claim of so many events of a row each, delivered; the destination and the settlement."""
+    here = Picky(set(poison), set(failing), limit, alike=alike)
+    claimed, items = [], []
+    for n in range(count):
+        arrival = f"{n + 1:016d}"
+        version = full_version(version_prefix(None), arrival)
+        claimed.append(Claimed("shop", arrival, None, b"x"))
+        items.append(
+            Item(
+                op="row",
+                data={"id": n},
+                members=None,
+                complete=True,
+                version=version,
+                key=f'["{n}"]',
+                event=arrival,
+                position=0,
+                source="shop",
+                test=False,
+                size=10,
+            )
+        )
+    lane = SimpleNamespace(name="picky/0/1", partition=0, partitions=1, held=lambda: True, client=None)
+    work = Work({SPEC.name: SPEC}, {SPEC.name: items}, claimed, set())
+    return here, Courier(lane, here, chance=lambda: 0.5)(work, Standing())
+
+
+def _fates(settlement):
+    dead = {int(arrival) - 1 for arrival, _, _ in settlement.dead}
+    done = {int(arrival) - 1 for arrivals in settlement.done.values() for arrival in arrivals}
+    waits = {int(arrival) - 1 for _, arrival, _, _ in settlement.partly}
+    return dead, done, waits
+
+
+some = st.integers(1, 60).flatmap(
+    lambda count: st.tuples(
+        st.just(count), st.sets(st.integers(0, count - 1)), st.sets(st.integers(1, 40), max_size=6)
+    )
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(some, st.integers(1, 100), st.booleans())
+def test_every_record_has_one_fate_and_nothing_good_is_ever_buried(case, limit, alike):
+    count, poison, failing = case
+    here, settlement = delivered(count, poison, failing=failing, limit=limit, alike=alike)
+    dead, done, waits = _fates(settlement)
+    assert done | waits == set(range(count))
+    assert not done & waits
+    assert dead <= poison & done
+    assert done - dead == here.rows & done
+    counts = settlement.counts
+    at = "r|shop|picky|shop_orders|"
+    assert counts.get(at + "stored", 0) == len(done - dead)
+    assert counts.get(at + "dead", 0) == len(dead)
+    assert counts.get(at + "pending", 0) == -len(done)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(2, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))))
+def test_one_poison_record_costs_at_most_twice_the_logarithm_in_calls_and_only_it_is_buried(case):
+    count, bad = case
+    here, settlement = delivered(count, {bad})
+    assert _fates(settlement) == ({bad}, set(range(count)), set())
+    assert len(here.calls) <= 1 + 2 * math.ceil(math.log2(count))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 60), st.integers(1, 100), st.booleans())
+def test_where_everything_is_refused_nothing_is_buried(count, limit, alike):
+    here, settlement = delivered(count, range(count), limit=limit, alike=alike)
+    dead, _, waits = _fates(settlement)
+    assert not dead
+    assert waits == set(range(count))
+    assert (settlement.rest_ms > 0) == (count >= ALIKE)
+    assert here.rows == set()
