@@ -54,7 +54,6 @@ class Blind:
             self.fences.update(passage.after)
         return [kept[i] for i in sorted(again)]
 
-
     def forget(self, chance):
         """As evict.lua does: entries of rows that are not open, and the floor over them."""
         for key in [k for k in self.fences if not k.startswith("*") and k != fence.FLOOR]:
