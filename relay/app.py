@@ -16,7 +16,7 @@ from relay.buffer.strays import refuse
 from relay.config import Config, Settings, load
 from relay.dispatch import Bell
 from relay.intake import Source, sources_of
-from relay.web import errors, hooks, ops
+from relay.web import errors, hooks, imports, ops
 from relay.web.state import State, attach
 
 #: Lanes of one destination that an event's records may fall into, as far as the budgets count them.
@@ -49,6 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
     errors.register(app)
     app.register_blueprint(hooks.bp)
     app.register_blueprint(ops.bp)
+    app.register_blueprint(imports.bp)
     # What is loaded by now stays; requests make small objects without cycles.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

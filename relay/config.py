@@ -64,6 +64,24 @@ class SourceSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+class ClientSettings(BaseModel):
+    """One client of the served APIs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    to: tuple[str, ...] = Field((), description="Destinations of what it pushes; default: the only one.")
+    prefix: str | None = Field(
+        None,
+        pattern="^[A-Za-z0-9_]{0,8}$",
+        description="What its tables begin with; default: nothing for a destination's first client, else c<id>_.",
+    )
+
+    @field_validator("to", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Everything that `relay.yaml` and `RELAY_*` can say."""
 
@@ -82,6 +100,7 @@ class Settings(BaseSettings):
     destinations: dict[str, dict[str, Any]] = Field(
         {}, description="Where rows go, by name; default: SQLite, DIR/warehouse.db."
     )
+    clients: dict[int, ClientSettings] = Field({}, description="Clients of the served APIs, by client id.")
     tables: dict[str, TableRules] = Field({}, description="Redaction by full table name.")
     mask_cards: bool = Field(
         default=True, description="Mask card numbers in free text before anything is stored; ids and numbers stay."
@@ -276,6 +295,18 @@ def _check_routes(config: Config) -> None:
             if destination not in known:
                 raise config.fault(
                     f"sources.{name}.to", f"there is no destination {destination!r}; known: {', '.join(known)}"
+                )
+
+
+def _check_clients(config: Config) -> None:
+    known = config.settings.destinations
+    for number, client in config.settings.clients.items():
+        if number < 1:
+            raise config.fault(f"clients.{number}", "a client id is a number from 1")
+        for destination in client.to:
+            if destination not in known:
+                raise config.fault(
+                    f"clients.{number}.to", f"there is no destination {destination!r}; known: {', '.join(known)}"
                 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -318,7 +318,15 @@ def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:
     return {full: table.schema_id for full, table in source.tables.values() if full in used}
 
 
-def emitted(source: Source, records: Iterable[Record], destinations: Iterable[str]) -> dict[str, int]:
+class Named(Protocol):
+    """Whatever has a name on the ledger."""
+
+    @property
+    def name(self) -> str:
+        """As the ledger calls it."""
+
+
+def emitted(source: Named, records: Iterable[Record], destinations: Iterable[str]) -> dict[str, int]:
     """Ledger fields of records that are given to destinations."""
     counts: Counter[str] = Counter()
     for record in records:

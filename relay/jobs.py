@@ -7,14 +7,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+import redis as driver
 
 from relay import intake
 from relay.buffer.failures import Failure, Failures
-from relay.buffer.keys import ARCHIVE
+from relay.buffer.keys import ARCHIVE, SCHEMAS, lane_name
 from relay.buffer.lanes import lane_states
+from relay.buffer.registry import Registry
+from relay.config import Config
 from relay.errors import IntakeError, MappingFailed
 from relay.intake import Source
-from relay.records import Codec, Event, Packed, Request
+from relay.pushes import Client, client_of
+from relay.records import Codec, Event, Packed, Request, lane_key, partition_of, records_of
+
+Sender = Source | Client
+
+
+def senders(config: Config, client: driver.Redis) -> dict[str, Sender]:
+    """All configured sources, and all clients that ever pushed something, by their names in the ledger."""
+    sources = intake.sources_of(config)
+    registry = Registry(client)
+    found: dict[str, Sender] = {**sources}
+    declared: Any = client.hgetall(SCHEMAS)
+    for number in {*config.settings.clients, *registry.clients()}:
+        one = client_of(config, sources.values(), number, registry.prefix)
+        one.declared = {id_.decode(): text for id_, text in declared.items()}
+        found[one.name] = one
+    return found
 
 
 class Again(msgspec.Struct):
@@ -25,7 +44,7 @@ class Again(msgspec.Struct):
     failed: dict[str, str]
 
 
-def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, Source]) -> Again:
+def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, Sender]) -> Again:
     """Send failed events through the mapping and their lanes again.
 
     A dead letter's event is mapped anew for that destination alone: the letter counts as discarded, its records as
@@ -70,7 +89,7 @@ _STEP, _BACKLOG = 200, 1_000
 def replay(
     failures: Failures,
     events: Iterable[tuple[str, Packed]],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, Sender],
     *,
     breathe: Callable[[], None],
 ) -> Again:
@@ -94,7 +113,7 @@ def replay(
 
 
 def rehearsal(
-    events: Iterable[tuple[str, Packed]], source: Source, failed: dict[str, str]
+    events: Iterable[tuple[str, Packed]], source: Sender, failed: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """What `python -m worker preview` is told of a replay: where it goes, then each event as it maps now.
 
@@ -110,8 +129,8 @@ def rehearsal(
 
 
 def _each(
-    events: Iterable[tuple[str, Packed]], sources: Mapping[str, Source], failed: dict[str, str]
-) -> Iterator[tuple[Source, str, Remapped]]:
+    events: Iterable[tuple[str, Packed]], sources: Mapping[str, Sender], failed: dict[str, str]
+) -> Iterator[tuple[Sender, str, Remapped]]:
     codec = Codec()
     for arrival, packed in events:
         source = sources.get(packed.meta.source)
@@ -124,7 +143,7 @@ def _each(
             failed[arrival] = str(error)
 
 
-def room(failures: Failures, source: Source) -> bool:
+def room(failures: Failures, source: Sender) -> bool:
     """Whether the lanes that a source's events go to are short enough for a replay to go on."""
     ours = {*source.to, *([ARCHIVE] if source.archive else [])}
     states = lane_states(failures.client).items()
@@ -139,7 +158,7 @@ class Remapped(msgspec.Struct):
     counts: dict[str, int]
 
 
-def remapped(source: Source, packed: Packed, codec: Codec, *, only: str = "") -> Remapped:
+def remapped(source: Sender, packed: Packed, codec: Codec, *, only: str = "") -> Remapped:
     """Map a kept event as it would be mapped now.
 
     Args:
@@ -151,6 +170,8 @@ def remapped(source: Source, packed: Packed, codec: Codec, *, only: str = "") ->
     Raises:
         IntakeError: it cannot be read or mapped still.
     """
+    if isinstance(source, Client):
+        return _pushed_again(source, packed, codec, only)
     event = event_of(source, packed)
     records = intake.records_of(source, event)
     if not records:
@@ -166,6 +187,20 @@ def remapped(source: Source, packed: Packed, codec: Codec, *, only: str = "") ->
     counts = intake.emitted(source, records, destinations)
     lanes = intake.lanes_of(source, records, destinations)
     return Remapped(codec.pack(meta, packed.raw, records), lanes, counts)
+
+
+def _pushed_again(client: Client, packed: Packed, codec: Codec, only: str) -> Remapped:
+    """What an API's client pushed: its rows are what it said, and stay so."""
+    records = records_of(packed)
+    destinations = {d: n for d, n in client.to.items() if d == only or not only}
+    lanes = dict.fromkeys(client.archive)
+    for destination, partitions in destinations.items():
+        for record in records:
+            key = lane_key(client.declared[packed.meta.schemas[record.table]], record)
+            lanes[lane_name(destination, partition_of(record.table, key, partitions), partitions)] = None
+    meta = msgspec.structs.replace(packed.meta, to=tuple(client.to))
+    counts = intake.emitted(client, records, destinations)
+    return Remapped(codec.pack(meta, packed.raw, records), tuple(lanes), counts)
 
 
 def event_of(source: Source, packed: Packed) -> Event:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to standard error; where that is gone, a line is lost and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Say that a line could not be written, where that can be said."""
+        with contextlib.suppress(OSError, ValueError):
+            super().handleError(record)
 
 
 def setup(log_format: str = "auto", level: str = "info") -> None:
@@ -24,7 +34,7 @@ def setup(log_format: str = "auto", level: str = "info") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

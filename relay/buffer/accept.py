@@ -17,7 +17,7 @@ from relay.buffer.alarms import bucket_words
 from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
 from relay.buffer.commit import IN_FLIGHT, Committer
 from relay.buffer.redis import connect, script, unavailable
-from relay.errors import BufferUnavailable
+from relay.errors import BufferUnavailable, Unauthenticated
 from relay.telemetry import logger
 
 __all__ = ["DAY_S", "RING_MS", "Bounds", "Delivery", "Front", "Offer", "Taken", "digest_of"]
@@ -56,12 +56,26 @@ class Offer(msgspec.Struct, frozen=True):
     type: str = ""
 
 
+class Guard(msgspec.Struct, frozen=True):
+    """The API key under which something is taken: it must be there, and may write these tables.
+
+    Args:
+        id: of the key. kind, client: what it must be. tables: as the client calls them.
+    """
+
+    id: str
+    kind: str
+    client: int
+    tables: tuple[str, ...]
+
+
 class Delivery(msgspec.Struct, frozen=True):
-    """The events of one request, taken together or not at all."""
+    """The events of one request, taken together or not at all; under an API key, where there is one."""
 
     source: str
     offers: tuple[Offer, ...]
     schemas: Mapping[str, bytes]
+    guard: Guard | None = None
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -111,9 +125,12 @@ class Front:
 
         Raises:
             BufferUnavailable: nothing is known to be stored.
+            Unauthenticated: its API key is not there, or may not write this.
         """
         size = sum(len(offer.blob) + 256 for offer in delivery.offers)
         taken = self._committer.put(delivery, size, self._deadline_s)
+        if taken == "denied":
+            raise Unauthenticated("the API key opens nothing, or not this table", reason="key_refused")
         if isinstance(taken, str):
             raise BufferUnavailable(
                 f"{_NO_ROOM[taken]} (source {delivery.source})", reason="over_budget", retry_after_s=30
@@ -151,6 +168,8 @@ _NO_ROOM: Final = {
 
 
 def _answer(answer: list[Any]) -> list[Taken] | str:
+    if answer[0] == b"denied":
+        return "denied"
     if answer[0] == b"full":
         return "source" if answer[1] == b"source" else "all"
     rest = answer[1:]
@@ -159,19 +178,24 @@ def _answer(answer: list[Any]) -> list[Taken] | str:
     ]
 
 
+#: The keys that put.lua knows by their places.
+_FIXED: Final = (
+    keys.CLOCK, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.SCHEMAS, keys.QUARANTINE,
+    keys.DEAD_COUNT, keys.DEAD, keys.PARKED, keys.ALARMS, keys.API_KEYS, keys.API_KEYS_USED,
+)  # fmt: skip
+
+
+def _shown(guard: Guard | None) -> tuple[str, str, tuple[str, ...]] | bool:
+    return (guard.id, f"{guard.kind}|{guard.client}|", guard.tables) if guard is not None else False
+
+
 def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> tuple[list[str], list[Any]]:
     """KEYS and ARGV of put.lua; whether it looks at the budget of marks."""
-    names: dict[str, int] = {}
-    fixed = (
-        keys.CLOCK, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.SCHEMAS, keys.QUARANTINE,
-        keys.DEAD_COUNT, keys.DEAD, keys.PARKED, keys.ALARMS,
-    )  # fmt: skip
+    names = {key: at for at, key in enumerate(_FIXED, 1)}
 
     def index(key: str) -> int:
         return names.setdefault(key, len(names) + 1)
 
-    for key in fixed:
-        index(key)
     routes: dict[tuple[str, str], int] = {}
     route_rows: list[Any] = []
     blobs: list[bytes] = []
@@ -196,7 +220,9 @@ def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> 
                 windows.add(offer.window)
             blob, fault = len(blobs) if offer.blob else 0, int(offer.quarantined)
             events.append((offer.digest, offer.window, blob, fault, lanes, offer.counts, offer.type))
-        deliveries.append((delivery.source, events, delivery.source in bounds.fragile))
+        # Two places for what the script notes of a delivery, then who it is from.
+        fragile = delivery.source in bounds.fragile
+        deliveries.append((delivery.source, events, fragile, False, False, _shown(delivery.guard)))
     plan = _encode(
         (
             (bounds.total, bounds.source, bounds.reserved, bounds.overhead, LETTER_BYTES),

@@ -17,6 +17,9 @@ key                                    type    holds
 `rh:alarms`                            hash    `dedup` -> `<ms>|<bucket>`: when marks were last given up, and which
 `rh:lanes`                             set     every lane that ever held something
 `rh:parked`                            hash    arrival number -> source, of events whose body only the archive has
+`rh:keys`                              hash    SHA-256 of an API key -> what it may do (`relay.buffer.registry`)
+`rh:keys:used`                         hash    SHA-256 of an API key -> when it was last used (ms)
+`rh:clients`                           hash    API client -> what its tables begin with
 `rh:lane:<lane>`                       hash    holder, until (ms), hold_until, hold_ms, paused, why, in_flight
 `rh:destination:<destination>`         hash    paused, failures, open_until (ms), since (ms), why, refused
 `rh:sources:<lane>`                    set     sources with a queue in the lane
@@ -49,6 +52,9 @@ DEAD_COUNT: Final = "rh:deadcount"
 LANES: Final = "rh:lanes"
 TAIL: Final = "rh:tail"
 PARKED: Final = "rh:parked"
+API_KEYS: Final = "rh:keys"
+API_KEYS_USED: Final = "rh:keys:used"
+CLIENTS: Final = "rh:clients"
 ALARMS: Final = "rh:alarms"
 REFUSALS: Final = "rh:refusals"
 REFUSED: Final = "rh:refused"

@@ -34,7 +34,7 @@ class Strays(msgspec.Struct, frozen=True):
 
 
 def strays(client: driver.Redis, destinations: Collection[str], sources: Collection[str]) -> Iterator[Strays]:
-    """All that waits for what is not configured.
+    """All that waits for what is not configured; an API client (`client:<id>`) need not be.
 
     Args:
         client: Redis.
@@ -50,7 +50,7 @@ def strays(client: driver.Redis, destinations: Collection[str], sources: Collect
             count: Any = client.zcard(keys.queue(lane, source))
             if count and not known:
                 yield Strays(lane, source, count, f"destination {destination}")
-            elif count and source not in sources and not keys.archives(lane):
+            elif count and source not in sources and ":" not in source and not keys.archives(lane):
                 yield Strays(lane, source, count, f"source {source}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from relay import intake, jobs
+from relay import jobs
 from relay.buffer.failures import Failure, Failures
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.config import Config
@@ -150,5 +150,5 @@ def _chosen(failures: Failures, ids: list[str] | None, wanted: Filter, *, everyt
     return found
 
 
-def _sources(config: Config) -> dict[str, Any]:
-    return dict(intake.sources_of(config))
+def _sources(config: Config) -> dict[str, jobs.Sender]:
+    return jobs.senders(config, buffer(config))

@@ -18,7 +18,6 @@ from relay.cli.lineage import sought
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.config import Config
 from relay.errors import ConfigInvalid
-from relay.intake import Source
 from relay.records import Codec, Packed, instant_ns
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
@@ -51,7 +50,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Send archived events through the mapping as it is now; versions keep rows from going back."""
     settings = opened(config, data)
-    sources = intake.sources_of(settings)
+    sources = jobs.senders(settings, buffer(settings))
     if source not in sources:
         raise ConfigInvalid(f"there is no source {source!r}; configured: {', '.join(sources)}")
     wanted = {
@@ -67,7 +66,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
 Events = Iterator[tuple[str, Packed]]
 
 
-def _replay(config: Config, events: Events, source: Source, *, as_json: bool) -> bool:
+def _replay(config: Config, events: Events, source: jobs.Sender, *, as_json: bool) -> bool:
     failures = Failures(buffer(config))
 
     def breathe() -> None:
@@ -88,7 +87,7 @@ def _replay(config: Config, events: Events, source: Source, *, as_json: bool) ->
     return bool(again.failed)
 
 
-def _rehearse(config: Config, events: Events, source: Source, *, as_json: bool) -> bool:
+def _rehearse(config: Config, events: Events, source: jobs.Sender, *, as_json: bool) -> bool:
     """Print what would change; whether an event cannot be mapped or a destination cannot tell."""
     failed: dict[str, str] = {}
     unseen: dict[str, str] = {}

@@ -10,12 +10,17 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from relay import errors
+from relay.dialect import PushRefused
+from relay.dialects import import_api
 from relay.telemetry import logger
+from relay.web.door import Guessed
 
 log = logger("web")
 _encode = msgspec.json.Encoder().encode
 
+_IMPORTS: Final = ("/v1/client", "/v2/client", "/sandbox")
 _STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
+    Guessed: (429, "too many wrong keys"),
     errors.UnknownSource: (404, "there is no such source"),
     errors.Unauthenticated: (401, "the request could not be authenticated"),
     errors.SecretMissing: (503, "this source is not ready yet"),
@@ -59,13 +64,15 @@ def _ours(error: errors.RelayError) -> Response:
     status, text = next(
         (answer for kind, answer in _STATUS.items() if isinstance(error, kind)), (503, "try again later")
     )
+    if isinstance(error, PushRefused):
+        status = error.status
     said = _seldom.due((request.path, error.reason), time.monotonic())
     if said is not None:
         log.warning(
             "request_refused", path=request.path, status=status, reason=error.reason, detail=str(error),
             alike_since=said,
         )  # fmt: skip
-    response = Response(_encode({"error": text}), status, content_type="application/json")
+    response = _said(status, text, error)
     if isinstance(error, errors.BufferUnavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
     elif isinstance(error, errors.SecretMissing):
@@ -73,15 +80,26 @@ def _ours(error: errors.RelayError) -> Response:
     return response
 
 
+def _said(status: int, text: str, error: errors.RelayError | None = None) -> Response:
+    """An error in the words of the API that was called."""
+    if request.path.startswith(_IMPORTS) or request.host.startswith("sandbox-"):
+        refusal = error if isinstance(error, PushRefused) else None
+        body = import_api.refused(status, str(refusal) if refusal else "", refusal.reasons if refusal else ())
+        return Response(body, status, content_type=import_api.CONTENT_TYPE)
+    return Response(_encode({"error": text}), status, content_type="application/json")
+
+
 def _theirs(error: HTTPException) -> Response:
     status = error.code or 500
     headers = [(k, v) for k, v in error.get_headers() if k.lower() in {"allow", "retry-after", "location"}]
-    return Response(_encode({"error": error.name.lower()}), status, headers, content_type="application/json")
+    response = _said(status, error.name.lower())
+    response.headers.extend(headers)
+    return response
 
 
 def _unforeseen(error: Exception) -> Response:
     # Nothing was acknowledged, so a sender that asks again loses nothing.
     log.error("request_failed", path=request.path, error=repr(error), exc_info=error)
-    response = Response(_encode({"error": "try again later"}), 503, content_type="application/json")
+    response = _said(503, "try again later")
     response.headers["Retry-After"] = "5"
     return response

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
 
 import msgspec
 from flask import Blueprint, Response, request
 
 from relay import intake
-from relay.errors import TooLarge, Unauthenticated
+from relay.errors import Unauthenticated
 from relay.intake import Source
 from relay.records import Request
 from relay.telemetry import logger
+from relay.web.reading import read_body
 from relay.web.state import state
 
 bp = Blueprint("hooks", __name__)
 log = logger("hooks")
-_CHUNK: Final = 65_536
 _encode = msgspec.json.Encoder().encode
 
 
@@ -68,28 +67,6 @@ def _answer(source: Source, body: dict[str, object]) -> Response:
     return Response(_encode(body), 202, content_type="application/json")
 
 
-def _body(environ: dict[str, Any], limit: int) -> bytes:
-    """The raw body, refused as soon as it is over the limit, whether its length was announced or not.
-
-    Werkzeug's own limit cuts a chunked body off instead, and a signature would then seem wrong.
-    """
-    stream, length = environ["wsgi.input"], environ.get("CONTENT_LENGTH") or ""
-    announced = int(length) if length.isdigit() else -1
-    if announced > limit:
-        raise TooLarge(f"{announced} bytes are over the limit of {limit}")
-    if announced >= 0:
-        return bytes(stream.read(announced))
-    if not environ.get("wsgi.input_terminated"):
-        return b""
-    parts, size = [], 0
-    while part := stream.read(_CHUNK):
-        size += len(part)
-        if size > limit:
-            raise TooLarge(f"a chunked body is over the limit of {limit} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
 def _request(source: Source) -> Request:
     """The request as the vendor signed it: raw bytes, lower-case header names, the address it was given."""
     environ = request.environ
@@ -106,6 +83,6 @@ def _request(source: Source) -> Request:
         request.method,
         f"{url}?{query}" if query else url,
         headers,
-        _body(environ, state().config.settings.max_body_bytes),
+        read_body(environ, state().config.settings.max_body_bytes),
         request.args if query else {},
     )

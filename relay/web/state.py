@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from flask import Flask, current_app
 
 from relay.buffer.accept import Front
+from relay.buffer.registry import Registry
 from relay.config import Config
 from relay.intake import Source
+from relay.pushes import Client, client_of
 from relay.records import Codec
+from relay.web.door import Door
 from relay.web.refusals import Refusals
 
 
@@ -20,6 +23,8 @@ class State:
     def __init__(self, config: Config, sources: dict[str, Source], front: Front) -> None:
         self.config, self.sources, self.front = config, sources, front
         self.refusals = Refusals(config.settings, sources, front.client)
+        registry = Registry(front.client)
+        self.door, self.clients = Door(registry), Clients(config, sources, registry)
         self._codecs: list[Codec] = []
 
     @contextmanager
@@ -33,6 +38,31 @@ class State:
             yield codec
         finally:
             self._codecs.append(codec)
+
+
+class Clients:
+    """API clients as they are configured, made when they first push."""
+
+    def __init__(self, config: Config, sources: dict[str, Source], registry: Registry) -> None:
+        self._config, self._sources, self._registry = config, sources, registry
+        self._known: dict[int, Client] = {}
+        self._keys: dict[str, tuple[str, ...]] = {}
+
+    def of(self, number: int) -> Client:
+        """A client.
+
+        Raises:
+            ConfigInvalid: it is not said where its rows go.
+        """
+        if number not in self._known:
+            self._known[number] = client_of(self._config, self._sources.values(), number, self._registry.prefix)
+        return self._known[number]
+
+    def key_of(self, full: str, key: tuple[str, ...]) -> tuple[str, ...]:
+        """The key columns of a client's table; these, where it is new."""
+        if full not in self._keys:
+            self._keys[full] = self._registry.table_key(full, key)
+        return self._keys[full]
 
 
 def attach(app: Flask, state: State) -> None:

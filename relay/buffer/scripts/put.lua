@@ -1,7 +1,7 @@
 -- Takes a group of deliveries, each whole or not at all.
 --
 -- KEYS  1 clock, 2 events, 3 refs, 4 ledger, 5 bytes, 6 lanes, 7 schemas, 8 quarantine, 9 deadcount, 10 dead,
---       11 parked, 12 alarms, then the keys that the plan names by index
+--       11 parked, 12 alarms, 13 API keys, 14 when they were used, then the keys that the plan names by index
 -- ARGV  1 plan (msgpack), 2… blobs
 --   plan      {limits, marks, linger_ms, ring_ms, schema ids, windows, routes, deliveries}
 --   limits    bytes: {of all, of a source, of all but for fragile sources only, of an event beside its blob,
@@ -9,11 +9,12 @@
 --   marks     {bytes of all, 0 for no look; bytes of one; key indexes of the buckets, first to give up first}
 --   windows   name -> {seconds to keep the newest bucket, key indexes of the buckets, newest first}
 --   routes    {queue key, lane key, sources key, lane, source}
---   delivery  {source, events, whether the source is fragile}
+--   delivery  {source, events, whether the source is fragile, false, false, guard or false}
+--   guard     {id of an API key, what its entry begins with, tables that it must be allowed to write}
 --   event     {digest, window, blob index or 0, 1 if quarantined, routes, ledger fields -> n, type}
 -- Returns  {"need", schema id…}, with nothing done: the caller publishes them and asks again; or
---          {"ok", answers, rung lanes, dedup buckets given up}: an answer is {"full", "source" or "all"}, or
---          {"ok", then 0|1 (duplicate) and arrival an event}
+--          {"ok", answers, rung lanes, dedup buckets given up}: an answer is {"full", "source" or "all"},
+--          {"denied"}, or {"ok", then 0|1 (duplicate) and arrival an event}
 --
 -- Every check comes before the first write, since Lua does not roll back; an event's dedup mark is its last write.
 local plan = cmsgpack.unpack(ARGV[1])
@@ -35,9 +36,23 @@ if limit > 0 or source_limit > 0 then
     + redis.call("HLEN", KEYS[10]) * letter
   if blobs > 0 then scale = total / blobs end
 end
+local time = redis.call("TIME")
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local now = math.floor(now_us / 1000)
+local function denied(guard)
+  local entry = redis.call("HGET", KEYS[13], guard[1])
+  if not entry or entry:sub(1, #guard[2]) ~= guard[2] then return true end
+  local scope, expires = entry:sub(#guard[2] + 1):match("^([^|]*)|(%d+)|")
+  if tonumber(expires) > 0 and tonumber(expires) <= now then return true end
+  for _, name in ipairs(scope == "" and {} or guard[3]) do
+    if not scope:find("," .. name .. ",", 1, true) then return true end
+  end
+  return false
+end
 for d, delivery in ipairs(deliveries) do
   local source, size, marks = delivery[1], 0, {}
-  for e, event in ipairs(delivery[2]) do
+  local refused = delivery[6] and denied(delivery[6])
+  for e, event in ipairs(refused and {} or delivery[2]) do
     local digest, arrival = event[1], false
     if digest ~= "" then
       arrival = taken[digest] or false
@@ -63,8 +78,10 @@ for d, delivery in ipairs(deliveries) do
       full = "all"
     end
   end
-  delivery[4], delivery[5] = marks, full
-  if full then
+  delivery[4], delivery[5] = marks, refused and "denied" or full
+  if refused then
+    delivery[2] = {}
+  elseif full then
     for e, event in ipairs(delivery[2]) do
       if not marks[e] then taken[event[1]] = nil end
     end
@@ -74,19 +91,19 @@ for d, delivery in ipairs(deliveries) do
 end
 
 -- Writes.
-local time = redis.call("TIME")
-local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local now = math.floor(now_us / 1000)
 local before = tonumber(redis.call("GET", KEYS[1]) or 0)
 local last, marked = before, false
 local counts, grown, touched, answers, given, news = {}, {}, {}, {}, {}, {}
 local function count(field, n) counts[field] = (counts[field] or 0) + n end
 for d, delivery in ipairs(deliveries) do
   local source, marks = delivery[1], delivery[4]
-  if delivery[5] then
+  if delivery[5] == "denied" then
+    answers[d] = {"denied"}
+  elseif delivery[5] then
     answers[d] = {"full", delivery[5]}
   else
     local answer = {"ok"}
+    if delivery[6] then redis.call("HSET", KEYS[14], delivery[6][1], now) end
     for e, event in ipairs(delivery[2]) do
       local arrival = marks[e]
       if arrival == true then arrival = given[event[1]] end

@@ -1,0 +1,1 @@
+"""The APIs that the relay serves, one file each."""

@@ -1,0 +1,74 @@
+"""Settings of what others read from the relay: where exports lie, saved queries, and whose word on addresses counts."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Collection
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+GIB: Final = 1024**3
+
+
+class SavedQuery(BaseModel):
+    """One figure or chart: a query that the relay's owner wrote down."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sql: str = Field(min_length=1, description="One SELECT, run read-only at the destination.")
+    destination: str = Field("", description="Where it is run; default: the only one.")
+    owner: str = Field("", description="E-mail address that is shown as its owner's.")
+    presentation: str = Field("table", description="What is shown as its presentation type.")
+
+
+class ServedSettings(BaseModel):
+    """The part of the settings that is about reading."""
+
+    files: str = Field(
+        "files",
+        min_length=1,
+        description="Folder of finished exports; a relative path lies under the data folder. Where web and worker "
+        "run in containers of their own, it must be a volume that both have.",
+    )
+    files_max_bytes: int = Field(
+        10 * GIB, ge=1024 * 1024, description="Bytes of that folder, over which an export ends in an error."
+    )
+    export_max_rows: int = Field(10_000_000, ge=1, description="Rows of one raw export; the rest is left out.")
+    figures: dict[str, SavedQuery] = Field({}, description="Saved queries of the export API's /figure, by name.")
+    charts: dict[str, SavedQuery] = Field({}, description="Saved queries of the export API's /chart, by name.")
+    figure_seconds: float = Field(6.0, gt=0, le=7, description="For how long a saved query may run.")
+    trusted_proxies: tuple[str, ...] = Field(
+        (), description="Addresses and networks of proxies that are believed what X-Forwarded-For says."
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    def saved(self, kind: str) -> dict[str, SavedQuery]:
+        """Saved queries of a kind: `figure` or `chart`."""
+        return self.charts if kind == "chart" else self.figures
+
+
+def check(settings: ServedSettings, known: Collection[str], fault: Callable[[str, str], Exception]) -> None:
+    """See that each saved query knows where it is run.
+
+    Args:
+        settings: these. known: the destinations. fault: words an error, from a setting and a message.
+    """
+    for block, saved in (("figures", settings.figures), ("charts", settings.charts)):
+        for name, query in saved.items():
+            at = f"{block}.{name}.destination"
+            if query.destination and query.destination not in known:
+                raise fault(at, f"there is no destination {query.destination!r}; known: {', '.join(known)}")
+            if not query.destination and len(known) != 1:
+                raise fault(at, f"say which of the destinations: {', '.join(known)}")

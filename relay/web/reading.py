@@ -1,0 +1,31 @@
+"""Bodies as they come over the wire, within their limit."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from relay.errors import TooLarge
+
+_CHUNK: Final = 65_536
+
+
+def read_body(environ: dict[str, Any], limit: int) -> bytes:
+    """The raw body, refused as soon as it is over the limit, whether its length was announced or not.
+
+    Werkzeug's own limit cuts a chunked body off instead, and a signature would then seem wrong.
+    """
+    stream, length = environ["wsgi.input"], environ.get("CONTENT_LENGTH") or ""
+    announced = int(length) if length.isdigit() else -1
+    if announced > limit:
+        raise TooLarge(f"{announced} bytes are over the limit of {limit}")
+    if announced >= 0:
+        return bytes(stream.read(announced))
+    if not environ.get("wsgi.input_terminated"):
+        return b""
+    parts, size = [], 0
+    while part := stream.read(_CHUNK):
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"a chunked body is over the limit of {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
