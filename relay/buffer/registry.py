@@ -159,12 +159,16 @@ class Registry:
         found: Any = self.client.hkeys(keys.CLIENTS)
         return sorted(int(name) for name in found if name.isdigit())
 
-    def table_key(self, full: str, key: Sequence[str]) -> tuple[str, ...]:
+    def table_key(self, full: str, client: int, key: Sequence[str]) -> tuple[str, ...]:
         """The key columns of a client's table: those of its first push, whatever later ones say."""
-        field = f"key:{full}"
-        self.client.hsetnx(keys.CLIENTS, field, msgspec.json.encode(list(key)))
-        found: Any = self.client.hget(keys.CLIENTS, field)
-        return tuple(msgspec.json.decode(found, type=list[str]))
+        self.client.hsetnx(keys.CLIENTS, f"table:{full}", msgspec.json.encode((client, list(key))))
+        found = self.table(full)
+        return found[1] if found is not None else tuple(key)
+
+    def table(self, full: str) -> tuple[int, tuple[str, ...]] | None:
+        """Whose a table is that a client pushed, and its key columns; None where no client pushed one."""
+        found: Any = self.client.hget(keys.CLIENTS, f"table:{full}")
+        return None if found is None else msgspec.json.decode(found, type=tuple[int, tuple[str, ...]])
 
     def prefix(self, client: int, destinations: Iterable[str]) -> str:
         """What a client's tables begin with: nothing for the first of a destination, `c<client>_` for later ones.

@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
+import redis as driver
 import typer
 
 from relay import intake, jobs
 from relay.buffer.failures import Failures
+from relay.buffer.registry import Registry
 from relay.cli.lineage import lineage as touches
 from relay.cli.lineage import sought
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.config import Config
 from relay.errors import ConfigInvalid
-from relay.records import Codec, Packed, instant_ns
+from relay.pushes import PREFIX
+from relay.records import Codec, Packed, Table, instant_ns
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
 #: How often a replay looks whether there is room.
@@ -160,6 +163,19 @@ def _arrival(text: str) -> str:
     return f"{at // 1000:016d}"
 
 
+def _owner(config: Config, client: driver.Redis, table: str) -> tuple[jobs.Sender, Table]:
+    """Whose a table is, and what is declared of it."""
+    for source in intake.sources_of(config).values():
+        for full, declared in source.tables.values():
+            if full == table:
+                return source, declared
+    pushed = Registry(client).table(table)
+    if pushed is None:
+        raise ConfigInvalid(f"no configured source and no client writes a table {table!r}")
+    number, key = pushed
+    return jobs.senders(config, client)[f"{PREFIX}{number}"], Table(table, key=key)
+
+
 def lineage(
     table: Annotated[str, typer.Argument(help="Full name of the table.")],
     key: Annotated[list[str], typer.Argument(help="The row's key, one value a key column.")],
@@ -169,19 +185,18 @@ def lineage(
 ) -> None:
     """Show the deliveries kept that touched a row, oldest version first, and which of them won."""
     settings = opened(config, data)
-    sources = intake.sources_of(settings).values()
-    written = {full: (source, declared) for source in sources for full, declared in source.tables.values()}
-    if table not in written:
-        raise ConfigInvalid(f"no configured source writes a table {table!r}")
-    source, declared = written[table]
+    client = buffer(settings)
+    source, declared = _owner(settings, client, table)
     if len(key) != len(declared.key):
         columns = ", ".join(declared.key)
         raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
-    found = touches(archived(settings, {"source": source.name}), sought(table, declared, key))
+    events = archived(settings, {"source": source.name})
+    found = touches(events, sought(table, declared, key), Failures(client).every(), source.to)
     if as_json:
         show(msgspec.to_builtins(found))
         return
     for touch in found:
-        typer.echo(f"{touch.at}  {touch.event}  {touch.type}: {touch.says}, {touch.state}")
+        by = f" (refused by {', '.join(touch.refused_by)})" if touch.refused_by else ""
+        typer.echo(f"{touch.at}  {touch.event}  {touch.type}: {touch.says}, {touch.state}{by}")
     if not found:
         typer.echo("no delivery that is kept touched this row")

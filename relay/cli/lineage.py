@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from relay.buffer.failures import Failure
 from relay.records import (
     Packed,
     Record,
@@ -28,7 +29,9 @@ class Touch(msgspec.Struct):
     Args:
         event: its id. at: when it was taken, UTC. type, delivery_id: the vendor's.
         says: `writes it`, `deletes it`, or `leaves it out` of a complete set.
-        version: the row's, by this delivery. state: `won` or `superseded`.
+        version: the row's, by this delivery.
+        state: `won`, `superseded`, or `refused` where every destination buried it.
+        refused_by: destinations that did.
     """
 
     event: str
@@ -38,6 +41,7 @@ class Touch(msgspec.Struct):
     says: str
     version: str
     state: str = "superseded"
+    refused_by: list[str] = []
 
 
 class Sought(msgspec.Struct, frozen=True):
@@ -64,11 +68,29 @@ def sought(table: str, declared: Table, values: Sequence[str]) -> Sought:
     return Sought(table, declared, key_of(row, declared.key), parent, hints)
 
 
-def lineage(events: Iterable[tuple[str, Packed]], row: Sought) -> list[Touch]:
-    """The deliveries that touched a row, oldest version first; the last of them won."""
+def lineage(
+    events: Iterable[tuple[str, Packed]], row: Sought, letters: Iterable[Failure] = (), to: Iterable[str] = ()
+) -> list[Touch]:
+    """The deliveries that touched a row, oldest version first; the last that was not refused everywhere won.
+
+    Args:
+        events: archived ones.
+        row: that they are asked about.
+        letters: dead letters of any row.
+        to: destinations of its source.
+    """
     found = sorted(_touches(events, row), key=_order)
-    if found:
-        found[-1].state = "won"
+    buried: dict[str, set[str]] = {}
+    for letter in letters:
+        if letter.table == row.table and letter.key in {row.key, row.parent}:
+            buried.setdefault(letter.arrival, set()).add(letter.destination)
+    for touch in found:
+        touch.refused_by = sorted(buried.get(touch.event, ()))
+        if touch.refused_by and set(to) <= set(touch.refused_by):
+            touch.state = "refused"
+    taken = [touch for touch in found if touch.state != "refused"]
+    if taken:
+        taken[-1].state = "won"
     return found
 
 

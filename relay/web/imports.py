@@ -11,6 +11,7 @@ from relay.buffer.registry import Key
 from relay.dialect import Pushed, PushRefused
 from relay.dialects import import_api
 from relay.errors import Unauthenticated
+from relay.pushes import Client
 from relay.web.reading import read_body
 from relay.web.state import state
 
@@ -50,7 +51,7 @@ def push(cid: str, table: str) -> Response:
     client.table(part.table)
     if sandbox:
         return _answer(import_api.created(), 201)
-    _same_key(client.table(part.table), part)
+    _same_key(client, part)
     with here.codec() as codec:
         delivery = pushes.delivery(
             client, [part], key.id, codec, kind=import_api.KIND, cards_in=cards.suspected(body)
@@ -77,10 +78,10 @@ def _key(cid: str, *, fresh: bool) -> Key:
     return state().door.open(given, "import", int(cid), request.remote_addr or "", fresh=fresh)
 
 
-def _same_key(full: str, part: Pushed) -> None:
+def _same_key(client: Client, part: Pushed) -> None:
     """A table's rows have one key; another would make two rows of one."""
     key = part.key or (pushes.ROW_ID,)
-    known = state().clients.key_of(full, key)
+    known = state().clients.key_of(client.table(part.table), client.number, key)
     if known != key:
         raise PushRefused(
             "different keys",

@@ -58,10 +58,10 @@ class Clients:
             self._known[number] = client_of(self._config, self._sources.values(), number, self._registry.prefix)
         return self._known[number]
 
-    def key_of(self, full: str, key: tuple[str, ...]) -> tuple[str, ...]:
+    def key_of(self, full: str, number: int, key: tuple[str, ...]) -> tuple[str, ...]:
         """The key columns of a client's table; these, where it is new."""
         if full not in self._keys:
-            self._keys[full] = self._registry.table_key(full, key)
+            self._keys[full] = self._registry.table_key(full, number, key)
         return self._keys[full]
 
 

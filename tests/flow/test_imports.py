@@ -257,6 +257,16 @@ def test_what_was_pushed_is_replayed_and_a_row_that_moved_on_stays(here):
     assert ledger.audit(here.client, deep=True) == []
 
 
+def test_the_lineage_of_a_pushed_row(here):
+    first, second = (here.push(point(1, v=v)) for v in "ab")
+    assert (first.status_code, second.status_code) == (201, 201)
+    here.drain()
+    assert [(says, state) for _, says, state in here.lineage("kiosks", "1")] == [
+        ("writes it", "superseded"),
+        ("writes it", "won"),
+    ]
+
+
 def test_where_the_buffer_is_full_a_push_is_503_in_the_apis_words(here):
     here.write(max_pending_bytes=1)
     answer = here.push(point(1))

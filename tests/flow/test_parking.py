@@ -151,6 +151,8 @@ def test_a_parked_record_that_is_refused_has_its_body_again_and_can_be_retried(h
     drain(here, "mbi")
     assert here.client.hlen(keys.DEAD) == here.client.hlen(keys.EVENTS) == 1
     assert audit(here) == []
+    (touch,) = json.loads(here.run("lineage", "erp_orders", "1", "--json").stdout)
+    assert (touch["state"], touch["refused_by"]) == ("won", ["mbi"]), "the warehouse has it"
     server.objects_to = lambda _: None
     here.run("dead", "retry", "--all")
     drain(here, "mbi", "archive")
