@@ -54,16 +54,18 @@ class Here:
             "mbi", import_api.destination.Settings.model_validate(given), self.folder
         )
         lane = Lane(self.client, "mbi/0/1", f"t{next(self.tokens)}")
-        until = time.monotonic() + 0.4
+        until = time.monotonic() + 5
         courier = Courier(lane, destination)
+
+        def stopping() -> bool:
+            """Nothing is due any more, or it takes too long."""
+            queues = [keys.queue(lane.name, source) for source in lane.sources()]
+            now = time.time() * 1000
+            return time.monotonic() > until or not any(self.client.zcount(q, "-inf", now) for q in queues)
+
         try:
             return drain(
-                lane,
-                courier.read,
-                courier,
-                pace=Pace(0, 100, 1000),
-                stopping=lambda: time.monotonic() > until,
-                others_wait=lambda: False,
+                lane, courier.read, courier, pace=Pace(0, 100, 1000), stopping=stopping, others_wait=lambda: False
             )
         finally:
             destination.close()
