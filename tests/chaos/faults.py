@@ -50,6 +50,9 @@ FAULTS: dict[str, Fault] = {
     "clock_steps": Fault(
         machine.clock_steps, "Valkey's clock steps forward and back, by an hour, by two days", own="clock"
     ),
+    "oom_killer": Fault(
+        machine.largest, "SIGKILL of one of the four largest processes, standing in for the kernel's OOM killer"
+    ),
     "postgres_restart": Fault(serving.postgres_restart, "PostgreSQL restarted, by turns in order and as a crash"),
     "postgres_deadlock": Fault(serving.postgres_deadlock, "PostgreSQL ends the transaction for a deadlock"),
     "postgres_refusing": Fault(serving.postgres_refusing, "PostgreSQL takes no connections for 2 s"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import psutil
+
 from tests.chaos.scene import LANES, Scene
-from tests.oracle.machine import eventually
+from tests.oracle.machine import eventually, kill
 
 _FINDS_S = 60.0
 #: For how long a disk is full.
@@ -40,4 +42,29 @@ def clock_steps(scene: Scene) -> int:
     lane = list(LANES.values())[scene.turn % len(LANES)]
     with scene.frozen_claim(lane) as (_, count):
         scene.wall.set(_OFF_BY_S[scene.turn % len(_OFF_BY_S)])
+    return count
+
+
+def largest(scene: Scene) -> int:
+    """SIGKILL of one of the four processes of the relay that have the most memory, each in turn, whatever it is.
+
+    It stands in for the kernel's OOM killer, which ends the largest process with that signal: to have that one itself
+    takes a limit on the memory of a group of processes, which is not the suite's to set.
+    """
+
+    def look() -> tuple[int, int] | None:
+        root = psutil.Process(scene.relay.process.pid)
+        try:
+            there = [(one.memory_info().rss, one.pid) for one in (root, *root.children(recursive=True))]
+        except psutil.NoSuchProcess:  # a horse that was just done
+            return None
+        count = len(scene.vendor.on_the_way) + sum(scene.in_hand(lane) for lane in LANES.values())
+        return (sorted(there, reverse=True)[scene.turn % 4][1], count) if count else None
+
+    victim, count = eventually(look, "something is in flight", _FINDS_S)
+    kill(victim)
+    if victim == scene.relay.process.pid:
+        scene.relay.process.wait()
+        scene.relay.start()
+        scene.relay.ready()
     return count
