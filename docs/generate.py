@@ -99,6 +99,7 @@ def schema() -> str:
     for name, model in kinds.items():
         one = model.model_json_schema(by_alias=True)
         one["properties"]["kind"] = {"const": name}
+        found.setdefault("$defs", {}).update(one.pop("$defs", {}))  # where its references look for them
         variants.append(one)
     found["properties"]["destinations"]["additionalProperties"] = {"oneOf": variants}
     return json.dumps(found, indent=1, sort_keys=True) + "\n"

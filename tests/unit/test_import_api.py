@@ -28,8 +28,8 @@ from tests.servers.import_case import (
     version,
 )
 from tests.servers.import_server import Fault, ImportServer, drop, late, page, redirect, refuse
+from worker import wire
 from worker.destination import STORED, Batch, TableSpec
-from worker.destinations import import_api
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_connections_are_kept_between_requests_and_renewed_after_a_rest(
     for _ in range(5):
         api.deliver(ONE)
     assert len(opened) == 1
-    monkeypatch.setattr(import_api, "_IDLE_S", 0.0)
+    monkeypatch.setattr(wire, "_IDLE_S", 0.0)
     api.deliver(ONE)
     assert len(opened) == 2
 
@@ -197,7 +197,7 @@ def test_a_connection_is_never_shared_by_two_requests_at_once(server: ImportServ
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(api.deliver, batches)) == [[STORED]] * 40
     assert len(server.rows("shop_orders")) == 40
-    assert len(api._http._idle) <= 8
+    assert len(api._http._wire._idle) <= 8
 
 
 def test_the_environment_s_proxies_and_cookies_of_the_server_are_ignored(

@@ -31,7 +31,7 @@ from tests.servers.import_server import (
     wrong_json,
 )
 from worker.destination import STORED
-from worker.destinations import import_api
+from worker.wire import retry_after_s
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ NINE = "Wed, 04 Mar 2026 09:00:00 GMT"
     ],
 )
 def test_retry_after_is_read_or_left(headers: dict[str, str], seconds: float | None) -> None:
-    assert import_api.retry_after_s(headers) == seconds
+    assert retry_after_s(headers) == seconds
 
 
 @pytest.mark.parametrize("status", [401, 403, 407])
