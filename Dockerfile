@@ -27,10 +27,10 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="rowhook" \
       org.opencontainers.image.description="A webhook relay that turns SaaS webhooks into correct, typed rows." \
       org.opencontainers.image.licenses="Apache-2.0"
-# A new volume mounted at /data takes this owner.
+# A new volume mounted at /data, or at /exports for the export API, takes this owner.
 RUN groupadd --gid 10001 rowhook \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin rowhook \
-    && install --directory --owner=10001 --group=10001 --mode=0700 /data
+    && install --directory --owner=10001 --group=10001 --mode=0700 /data /exports
 COPY --from=build /opt/rowhook /opt/rowhook
 ENV PATH=/opt/rowhook/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -14,13 +14,11 @@ from relay.buffer.exports import Answer, Export, Exports, Numbers, Question, awa
 from relay.buffer.redis import connect, unavailable
 from relay.buffer.registry import Registry
 from relay.config import Config
-from relay.dispatch import ANSWER, EXPORT_S, EXPORTS, QUESTIONS, WRITE
+from relay.dispatch import ANSWER, QUESTIONS, ask_to_write
 from relay.errors import BufferUnavailable
 
 #: For so long a question waits for its answer.
 ANSWER_S: Final = 8
-#: Beyond what a job may take by its own clock.
-_MORE_S: Final = 120
 #: Questions that may wait for somebody to answer them.
 _MOST_ASKED: Final = 50
 
@@ -44,7 +42,6 @@ class Desk:
         self.exports, self.numbers = Exports(self.client), Numbers(self.client)
         self.registry = Registry(self.client)
         self._questions = Queue(QUESTIONS, connection=self.client)
-        self._writing = Queue(EXPORTS, connection=self.client)
 
     def ask(self, question: Question) -> Any:
         """The value of an answer; None where there is no such thing.
@@ -79,17 +76,14 @@ class Desk:
 
     def write(self, export: Export) -> None:
         """Have an export written."""
-        ask_to_write(self._writing, export.id)
+        try:
+            ask_to_write(self.client, export.id)
+        except (RedisError, OSError) as error:
+            raise unavailable(error) from error
 
 
 class Failed(Exception):
     """What was asked for cannot be read, now or later; the text is for people."""
-
-
-def ask_to_write(queue: Queue, number: int, *, first: bool = False) -> None:
-    """Ask for an export to be written, before all others where it was begun already."""
-    limit = EXPORT_S + _MORE_S
-    queue.enqueue(WRITE, number, result_ttl=0, failure_ttl=3600, job_timeout=limit, at_front=first)
 
 
 def folder(config: Config) -> Path:

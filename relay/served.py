@@ -1,4 +1,4 @@
-"""Settings of what others read from the relay: where exports lie, saved queries, and whose word on addresses counts."""
+"""Settings of what others read from the relay: the folder of exports, saved queries, proxies that are believed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def check(settings: ServedSettings, known: Collection[str], fault: Callable[[str
     """See that each saved query knows where it is run.
 
     Args:
-        settings: these. known: the destinations. fault: words an error, from a setting and a message.
+        settings: these.
+        known: the destinations.
+        fault: words an error, from a setting and a message.
     """
     for block, saved in (("figures", settings.figures), ("charts", settings.charts)):
         for name, query in saved.items():

@@ -22,9 +22,9 @@ What every destination must make true of a batch, in any order and any number of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
@@ -150,6 +150,58 @@ class Preview(msgspec.Struct, frozen=True):
     verdicts: list[Verdict]
 
 
+#: Cells of one row: text, numbers (`Decimal` where they are not whole), booleans and None; moments are text as
+#: `2026-11-21T04:03:09.123456Z`, JSON is its text.
+Cells = tuple[Any, ...]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What reading gives: names of columns, and rows, read as they are asked for and no later than the reader."""
+
+    columns: list[str]
+    rows: Iterator[Cells]
+
+
+class Reader(ABC):
+    """A destination opened for reading alone: nothing can be changed through it, and no table is held in memory.
+
+    All of it may raise a `DeliveryError`, rows while they are read, too: `Transient` where it may succeed later;
+    `Permanent` of reason `no_table`, `too_slow` (the time given was over) or `query` (the destination's words).
+
+    Args:
+        settings, data_dir: as the destination's.
+    """
+
+    def __init__(self, settings: Any, data_dir: Path) -> None:
+        self.settings, self.data_dir = settings, data_dir
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Full names of the relay's tables here, sorted."""
+
+    @abstractmethod
+    def columns(self, table: str) -> list[str]:
+        """SQL names of a table's columns that hold what was sent; the relay's own are left out."""
+
+    @abstractmethod
+    def rows(self, table: str, seconds: float) -> Found:
+        """The live rows of a table as they are at one moment, in no certain order."""
+
+    @abstractmethod
+    def query(self, sql: str, seconds: float) -> Found:
+        """What one statement gives, in the destination's own SQL."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class Settings(BaseModel):
     """What every destination's block in `relay.yaml` may say."""
 
@@ -177,6 +229,8 @@ class Destination(ABC):
     marks: bool = False
     #: What a deleted row last held stays readable here.
     keeps_deleted: ClassVar[bool] = False
+    #: How it is read, where it can be.
+    reads: ClassVar[type[Reader] | None] = None
     limits: Limits
 
     def __init__(self, name: str, settings: Any, data_dir: Path) -> None:
@@ -225,6 +279,18 @@ class Destination(ABC):
     def tables(self) -> list[TableInfo]:
         """The tables that the relay made here; empty where a destination cannot be read."""
         return []
+
+    def reader(self) -> Reader:
+        """A connection of its own for reading; batches may be delivered meanwhile.
+
+        Raises:
+            Permanent: of reason `no_export`: it cannot be read.
+        """
+        if self.reads is None:
+            raise Permanent(
+                f"destination {self.name} (kind {self.settings.kind}) cannot be read back", reason="no_export"
+            )
+        return self.reads(self.settings, self.data_dir)
 
     def close(self) -> None:  # noqa: B027 - nothing to close is the common case
         """Let go of connections; the object is not used again."""

@@ -1,4 +1,4 @@
-"""What the ticker looks after besides bells: the clock, parking, what fences remember, bounds."""
+"""What the ticker looks after besides bells: the clock, parking, what fences remember, bounds, documents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import redis as driver
 from relay.buffer.alarms import Watchman, maxmemory
 from relay.buffer.bounds import bounds_of
 from relay.buffer.clock import Clock
+from relay.buffer.documents import Documents
 from relay.buffer.fences import Fences, keeping
 from relay.buffer.parking import Parking
 from relay.config import Config
+from relay.dispatch import ask_to_expand
 from relay.telemetry import logger
+from worker import exports
 from worker.jobs import open_archive
 
 log = logger("keeper")
@@ -38,6 +41,7 @@ class Keeper:
         self._parked = self._cleaned = -FENCES_S
         self._cleaning: Iterator[None] = iter(())
         self._watchman, self._clock = Watchman(), Clock(client)
+        self._documents = Documents(client)
 
     def reload(self, config: Config) -> None:
         """Go on with other settings."""
@@ -55,6 +59,9 @@ class Keeper:
             self._parked = now
             self._park()
         self._clean(now)
+        for execution in self._documents.due():
+            if ask_to_expand(self.client, execution, again=True):
+                self._documents.asked(execution)
         self._watchman.look(self.client, self.config.settings)
 
     def _park(self) -> None:
@@ -77,6 +84,7 @@ class Keeper:
             return
         if now - self._cleaned > FENCES_S:
             self._cleaned = now
+            exports.sweep(self.config)
             settings = self.config.settings
             days = max(settings.dedup_days, settings.archive_days) + _MORE_DAYS
             bounds = bounds_of(settings, maxmemory(self.client))

@@ -80,7 +80,7 @@ class Exports:
         number: Any = self.client.incr(keys.LAST_EXPORT)
         now = _now()
         export = Export(number, client, destination, table, table_id, name, created_ms=now)
-        fields = {k: int(v) if isinstance(v, bool) else v for k, v in msgspec.structs.asdict(export).items()}
+        fields: Any = {k: int(v) if isinstance(v, bool) else v for k, v in msgspec.structs.asdict(export).items()}
         with self.client.pipeline() as pipe:
             pipe.hset(keys.export(number), mapping=fields)
             pipe.pexpireat(keys.export(number), now + KEPT_MS)
@@ -138,7 +138,8 @@ class Exports:
         """It is to be written anew."""
         self._note(number, status=PENDING, rows=0)
 
-    def _note(self, number: int, **fields: str | int) -> None:
+    def _note(self, number: int, **noted: Any) -> None:
+        fields: Any = noted
         with self.client.pipeline() as pipe:
             pipe.hset(keys.export(number), mapping=fields)
             # One that just expired would otherwise come back to stay.
@@ -146,7 +147,7 @@ class Exports:
             pipe.execute()
 
     def _make_room(self) -> None:
-        over = int(self.client.zcard(keys.EXPORTS)) - _MOST  # type: ignore[arg-type]  # redis-py: maybe awaitable
+        over = int(self.client.zcard(keys.EXPORTS)) - _MOST
         if over <= 0:
             return
         raw: Any = self.client.zrange(keys.EXPORTS, 0, over + 100)
@@ -247,8 +248,11 @@ class Update(msgspec.Struct, frozen=True):
     end_ms: int
 
 
-def note_update(client: driver.Redis, start_ms: int) -> None:
-    """Note that a drain just left its lane empty."""
+def note_update(client: driver.Redis, lane: str, start_ms: int) -> None:
+    """Note that a drain just ended, where it left its lane empty."""
+    sources: Any = client.smembers(keys.lane_sources(lane))
+    if any(client.zcard(keys.queue(lane, source.decode())) for source in sources):
+        return
     with client.pipeline() as pipe:
         pipe.hincrby(keys.UPDATE, "id", 1)
         pipe.hset(keys.UPDATE, mapping={"start": start_ms, "end": max(_now(), start_ms)})

@@ -35,6 +35,7 @@ from worker.columns.layout import (
     quoted,
     sql_name,
 )
+from worker.columns.reader import FileReader
 from worker.columns.work import Part, Work, relay_cells
 from worker.destination import (
     SUPERSEDED,
@@ -88,6 +89,7 @@ class Sqlite(Destination):
 
     Settings = SqliteSettings
     keeps_deleted = True
+    reads = FileReader
     limits = Limits(records=2000, body_bytes=16 * 1024 * 1024)
 
     def __init__(self, name: str, settings: SqliteSettings, data_dir: Path) -> None:

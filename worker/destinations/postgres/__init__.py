@@ -28,6 +28,7 @@ from worker.columns.layout import Layout, quoted
 from worker.columns.values import instant_text
 from worker.columns.work import Part, Work
 from worker.destination import SUPERSEDED, Batch, Destination, Limits, Preview, TableInfo, TableSpec, Verdict
+from worker.destinations.postgres.reading import SchemaReader
 from worker.destinations.postgres.session import PostgresSettings, Session
 from worker.destinations.postgres.tables import DIALECT, TYPES, Tables
 
@@ -50,6 +51,7 @@ class Postgres(Destination):
 
     Settings = PostgresSettings
     keeps_deleted = True
+    reads = SchemaReader
     limits = Limits(records=5000, body_bytes=16 * 1024 * 1024)
 
     def __init__(self, name: str, settings: PostgresSettings, data_dir: Path) -> None:

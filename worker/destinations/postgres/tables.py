@@ -82,6 +82,11 @@ class Tables:
         names = self._db.run(f"SELECT table_name FROM {self._db.at('_relay_tables')} ORDER BY 1").fetchall()
         return [(name, layout) for (name,) in names if (layout := self._read(name))]
 
+    def columns_of(self, layout: Layout) -> list[str]:
+        """SQL names of the columns that the catalogue and the table agree on; empty where it was dropped."""
+        actual = self._actual(layout.table)
+        return [column.name for column in layout.columns if column.name in actual]
+
     def extend(self, spec: TableSpec, wanted: Sequence[Wanted]) -> Layout:
         """Make the table, or what it lacks, in a transaction of its own; processes take turns.
 
