@@ -16,16 +16,17 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import msgspec
 import requests
 import urllib3
-from pydantic import SecretStr
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 from requests.adapters import HTTPAdapter
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
+from worker.destination import Settings
 
 _REASON_CHARS: Final = 500
 _ANSWER_BYTES: Final = 256 * 1024
@@ -45,6 +46,28 @@ _SECRET_IN_URL: Final = re.compile(r"(?i)(apikey|access_token)=[^&\s\"'<]+")
 _URL_UNUSABLE: Final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 _NOTHING_SENT: Final = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError)
 _NETWORK: Final = (requests.RequestException, urllib3.exceptions.HTTPError, HTTPException, OSError)
+
+
+class HttpSettings(Settings):
+    """What every destination behind HTTP may say."""
+
+    # A key would otherwise stand in the text of a validation error.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    timeout_s: float
+    unknown_hold_s: float = Field(60.0, gt=0, description="Rest after a request whose outcome is unknown.")
+    proxy: SecretStr | None = Field(None, description="URL of an HTTP proxy; the environment's are not used.")
+
+    @field_validator("url", check_fields=False)
+    @classmethod
+    def _plain_url(cls, url: str) -> str:
+        return plain_url(url)
+
+    @model_validator(mode="after")
+    def _hold_outlasts_a_request(self) -> Self:
+        if self.unknown_hold_s < self.timeout_s:
+            raise ValueError("unknown_hold_s must be at least timeout_s")
+        return self
 
 
 class Answer(msgspec.Struct, frozen=True):

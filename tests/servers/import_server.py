@@ -15,18 +15,18 @@ Rows are replaced whole by their `keys`, as the vendor documents it. Times are o
 from __future__ import annotations
 
 import re
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 from relay.errors import MalformedPayload
 from relay.records import decode_json, encode_json
+from tests.servers.serving import Server
 
 MAX_POINTS: Final = 100
 MAX_BYTES: Final = 5_000_000
@@ -148,7 +148,7 @@ class ImportServer:
         self.closing = threading.Event()
         self._queue: deque[Fault] = deque()
         self._late: list[threading.Thread] = []
-        self._http = _Server(("127.0.0.1", port), self)
+        self._http = Server(("127.0.0.1", port), _Handler, self)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="import-server")
 
     @property
@@ -219,40 +219,11 @@ class ImportServer:
         thread.start()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # server_close joins them
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], api: ImportServer) -> None:
-        super().__init__(address, _Handler)
-        self.api = api
-        self._open: set[socket.socket] = set()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def cut_off(self) -> None:
-        """End every connection, so that no thread waits for a next request."""
-        for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what these tests are about."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body in one packet
-    server: _Server
+    server: Server
 
     def do_GET(self) -> None:
         url = self._note()

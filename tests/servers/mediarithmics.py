@@ -16,18 +16,18 @@ lines applied. An activity is added whatever was there before.
 from __future__ import annotations
 
 import re
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from relay.records import decode_json, encode_json
+from tests.servers.serving import Server
 
 _PATH: Final = re.compile(r"/v1/datamarts/(\d+)/document_imports(?:/(\w+)(/executions(?:/(\w+))?)?)?")
 _TYPES: Final = {"application/x-ndjson": "APPLICATION_X_NDJSON", "text/csv": "TEXT_CSV"}
@@ -101,7 +101,7 @@ class Mediarithmics:
         self.choose: Callable[[str, str], Fault | None] = lambda _method, _path: None
         self.lock = threading.RLock()
         self._queue: deque[Fault] = deque()
-        self._http = _Server(("127.0.0.1", 0), self)
+        self._http = Server(("127.0.0.1", 0), _Handler, self)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="mediarithmics")
 
     @property
@@ -218,40 +218,11 @@ class Mediarithmics:
                 self.applied.append((kind, told))
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = False  # server_close joins them
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], api: Mediarithmics) -> None:
-        super().__init__(address, _Handler)
-        self.api = api
-        self._open: set[socket.socket] = set()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def cut_off(self) -> None:
-        """End every connection, so that no thread waits for a next request."""
-        for connection in list(self._open):
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what these tests are about."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body in one packet
-    server: _Server
+    server: Server
 
     def do_GET(self) -> None:
         self._serve(b"")

@@ -15,12 +15,12 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
 from relay.errors import MalformedPayload, Permanent, Transient
 from relay.records import NS, Type, decode_json, encode_json, instant_ns, instant_of_ns, version_instant
-from worker.destination import STORED, Batch, Destination, Item, Limits, Settings, TableSpec, Verdict
-from worker.wire import Answer, Wire, one_line, plain_url, scrub
+from worker.destination import STORED, Batch, Destination, Item, Limits, TableSpec, Verdict
+from worker.wire import Answer, HttpSettings, Wire, one_line, scrub
 
 #: The API's own caps: 100 points, and (by the word of an official client) 5 MB; that client stops at 4 MiB.
 _POINTS: Final = 100
@@ -35,11 +35,8 @@ _NO_CONTENT, _FAULTS = 204, 400
 _FIRST_NS, _LAST_NS = -62_135_596_800 * NS, 253_402_300_800 * NS
 
 
-class ImportApiSettings(Settings):
+class ImportApiSettings(HttpSettings):
     """A destination of kind `import_api`."""
-
-    # The key would otherwise stand in the text of a validation error.
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str = Field("https://connect.rjmetrics.com", description="Without /v2; a path prefix is taken.")
     client_id: int = Field(gt=0, description="The account's number.")
@@ -50,13 +47,6 @@ class ImportApiSettings(Settings):
         description="A deleted row: its key and _relay_deleted_at; mark: its last columns too; keep: as it was.",
     )
     concurrency: int = Field(4, ge=1, le=64, description="Requests at once.")
-    unknown_hold_s: float = Field(60.0, gt=0, description="Rest after a request whose outcome is unknown.")
-    proxy: SecretStr | None = Field(None, description="URL of an HTTP proxy; the environment's are not used.")
-
-    @field_validator("url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        return plain_url(url)
 
     @field_validator("api_key")
     @classmethod
@@ -65,12 +55,6 @@ class ImportApiSettings(Settings):
         if not re.fullmatch(r"[0-9A-Za-z._~-]+", text):
             raise ValueError("must be letters and digits (. _ ~ - are taken too): it travels in the URL")
         return SecretStr(text)
-
-    @model_validator(mode="after")
-    def _hold_outlasts_a_request(self) -> ImportApiSettings:
-        if self.unknown_hold_s < self.timeout_s:
-            raise ValueError("unknown_hold_s must be at least timeout_s")
-        return self
 
 
 class ImportApi(Destination):

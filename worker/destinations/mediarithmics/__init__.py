@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal
 
 import msgspec
-from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator
 
 from relay.errors import Permanent, Transient
 from relay.records import encode_json
-from worker.destination import STORED, Batch, Destination, Item, Limits, Rejected, Settings, TableSpec, Verdict
+from worker.destination import STORED, Batch, Destination, Item, Limits, Rejected, TableSpec, Verdict
 from worker.destinations.mediarithmics.api import Api, Execution
 from worker.destinations.mediarithmics.commands import Rule
-from worker.wire import plain_url
+from worker.wire import HttpSettings
 
 #: Far below the 100 MB a file that the vendor advises as the most.
 _RECORDS, _BATCH_BYTES = 10_000, 20_000_000
@@ -39,11 +39,8 @@ _NAME: Final = re.compile(r"-([0-9]{16})-([0-9]{16})-[0-9a-f]{32}\.ndjson")
 _UNCLEAR: Final = "mediarithmics refused {} of {} lines, and its error file does not say that this is none of them"
 
 
-class MediarithmicsSettings(Settings):
+class MediarithmicsSettings(HttpSettings):
     """A destination of kind `mediarithmics`."""
-
-    # The token would otherwise stand in the text of a validation error.
-    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str = Field("https://api.mediarithmics.com", description="Without /v1; a path prefix is taken.")
     datamart_id: int = Field(gt=0, description="The datamart's number.")
@@ -67,13 +64,6 @@ class MediarithmicsSettings(Settings):
         60.0, gt=0, le=90, description="Wait for an execution to end; its outcome is then unknown."
     )
     concurrency: int = Field(2, ge=1, le=16, description="Executions at once, of different tables.")
-    unknown_hold_s: float = Field(60.0, gt=0, description="Rest after a request whose outcome is unknown.")
-    proxy: SecretStr | None = Field(None, description="URL of an HTTP proxy; the environment's are not used.")
-
-    @field_validator("url")
-    @classmethod
-    def _plain_url(cls, url: str) -> str:
-        return plain_url(url)
 
     @field_validator("token")
     @classmethod
@@ -82,12 +72,6 @@ class MediarithmicsSettings(Settings):
         if not re.fullmatch(r"[\x21-\x7e]+", text):
             raise ValueError("must be printable ASCII without spaces: it travels in a header")
         return SecretStr(text)
-
-    @model_validator(mode="after")
-    def _hold_outlasts_a_request(self) -> MediarithmicsSettings:
-        if self.unknown_hold_s < self.timeout_s:
-            raise ValueError("unknown_hold_s must be at least timeout_s")
-        return self
 
 
 class _Line(msgspec.Struct, frozen=True):
