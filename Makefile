@@ -12,6 +12,7 @@ install:
 
 install-test:
 	@$(PYTHON) deploy/install.py requirements-test.lock
+	@$(PYTHON) deploy/install.py requirements-clients.lock
 
 up: install ## install and run everything on this machine
 	@exec $(BIN)/relay up
@@ -47,7 +48,9 @@ lock: ## pin the newest releases that pyproject.toml allows
 		--group build --group test -c requirements.lock pyproject.toml -o requirements-test.lock
 	@printf 'gunicorn-h1c\n' | .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --no-deps --no-header - \
 		-o requirements-fast.lock
+	@cd tests/clients && ../../.venv-lock/bin/uv pip compile --quiet --config-file uv.toml --universal --generate-hashes \
+		--python-version 3.11 --no-header --upgrade requirements.in -o ../../requirements-clients.lock
 	@rm -rf .venv-lock
 
 clean: ## remove what was installed and built; data in .relay stays
-	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

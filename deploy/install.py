@@ -71,7 +71,7 @@ def install_clients() -> None:
     pip = [*make_venv(CLIENTS_VENV), "install", *QUIET, "--no-deps"]
     print(f"installing {CLIENTS} into {CLIENTS_VENV.name} …", flush=True)  # noqa: T201 - progress of a script
     (builder,) = (part for part in re.split(r"\n(?=\w)", lock) if part.startswith("setuptools=="))
-    unisolated = [*pip, "--no-build-isolation"]
+    unisolated = [*pip, "--no-build-isolation", "--use-pep517"]
     for command, told in (
         ([*pip, "--require-hashes", "-r", "/dev/stdin"], builder),
         ([*unisolated, str(USE_2TO3)], ""),

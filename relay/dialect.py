@@ -42,11 +42,13 @@ class Row(msgspec.Struct, frozen=True):
         data: column name to JSON value.
         sequence: the client's own order of a row's changes; None where the order of arrival is meant.
         gone: it is deleted.
+        rejected: why its table cannot hold it: it then goes, with this, to the table of rejected ones.
     """
 
     data: dict[str, Any]
     sequence: int | None = None
     gone: bool = False
+    rejected: str = ""
 
 
 class Pushed(msgspec.Struct, frozen=True):
@@ -57,12 +59,14 @@ class Pushed(msgspec.Struct, frozen=True):
         key: columns that identify a row; none where every row is a new one.
         rows: in the order in which they were pushed; of equal keys the last one counts.
         columns: declared columns, name to `relay.records.Type` value; others come as they come.
+        ours: the API keeps it, so that no key need allow it.
     """
 
     table: str
     key: tuple[str, ...]
     rows: list[Row]
     columns: Mapping[str, str] = {}
+    ours: bool = False
 
 
 def check_table(name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,14 +16,37 @@ from relay import cards
 from relay.buffer.accept import Delivery, Guard, Offer
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config
-from relay.dialect import Pushed, PushRefused
+from relay.dialect import Pushed, PushRefused, Row
 from relay.errors import ConfigInvalid
 from relay.intake import Source
-from relay.records import Codec, Meta, Record, Table, Type, encode_json, key_of, key_text, partition_of
+from relay.records import (
+    Codec,
+    Meta,
+    Record,
+    Table,
+    Type,
+    encode_json,
+    instant_of_ns,
+    key_of,
+    key_text,
+    partition_of,
+)
 from relay.redaction import Redaction
 
 #: The key of a row that has none: made up, so that each push of it is another row.
 ROW_ID: Final = "_row_id"
+#: Rows of one event, and about how many bytes of them. A drain takes events whole, so that a large push becomes
+#: several; and what the body and its rows have in common is compressed away only where it lies this near.
+ROWS_OF_EVENT: Final = 500
+BYTES_OF_EVENT: Final = 150_000
+#: Where rows go that their own table cannot hold, as Stitch calls it.
+REJECTED: Final = "_sdc_rejected"
+_REJECTED_COLUMNS: Final = {
+    "_sdc_rejected_at": "instant",
+    "table_name": "text",
+    "reason": "text",
+    "record": "json",
+}
 #: Before a client's number: no configured source can have such a name.
 PREFIX: Final = "client:"
 
@@ -112,7 +135,14 @@ def client_of(
 
 
 def delivery(
-    client: Client, pushed: Sequence[Pushed], key_id: str, codec: Codec, *, kind: str, cards_in: bool
+    client: Client,
+    pushed: Sequence[Pushed],
+    key_id: str,
+    codec: Codec,
+    *,
+    kind: str,
+    cards_in: bool,
+    now: int = 0,
 ) -> Delivery:
     """What the buffer is offered, all of it or nothing.
 
@@ -123,17 +153,47 @@ def delivery(
         codec: of this thread.
         kind: the dialect's name.
         cards_in: the body may hold card numbers (`relay.cards.suspected`).
+        now: ns since 1970, where rows may be rejected.
 
     Raises:
         PushRefused: a table is not the client's to write.
     """
     offers, schemas = [], {}
-    for part in pushed:
+    for part in _held(client, pushed, now):
         table = _declared(client, part)
         schemas[table.schema_id] = table.declaration
-        offers.append(_offer(client, table, part, codec, kind, cards_in=cards_in))
-    guard = Guard(key_id, "import", client.number, tuple(dict.fromkeys(part.table for part in pushed)))
-    return Delivery(client.name, tuple(offers), schemas, guard)
+        for rows in _in_events(part.rows):
+            some = msgspec.structs.replace(part, rows=rows)
+            offers.append(_offer(client, table, some, codec, kind, cards_in=cards_in))
+    tables = dict.fromkeys(part.table for part in pushed if not part.ours)
+    return Delivery(client.name, tuple(offers), schemas, Guard(key_id, "import", client.number, tuple(tables)))
+
+
+def _in_events(rows: list[Row]) -> Iterator[list[Row]]:
+    """Rows, as many in one event as their first one's size allows."""
+    at = 0
+    while at < len(rows):
+        size = len(encode_json(rows[at].data))
+        step = min(ROWS_OF_EVENT, max(1, BYTES_OF_EVENT // size))
+        yield rows[at : at + step]
+        at += step
+
+
+def _held(client: Client, pushed: Sequence[Pushed], now: int) -> list[Pushed]:
+    """What was pushed, with the rows that no table can hold as rows of the table of those."""
+    rejected: list[Row] = []
+    held: list[Pushed] = []
+    for part in pushed:
+        full = client.table(part.table)
+        held.append(msgspec.structs.replace(part, rows=[row for row in part.rows if not row.rejected]))
+        for row in part.rows:
+            if row.rejected:
+                record = Record(full, "row", "", row.data)
+                record = client.redaction.record(record) if client.redaction is not None else record
+                at = instant_of_ns(now).isoformat()
+                told = {"table_name": part.table, "reason": row.rejected, "record": record.data}
+                rejected.append(Row({"_sdc_rejected_at": at, **told}))
+    return [*held, Pushed(REJECTED, (), rejected, _REJECTED_COLUMNS, ours=True)] if rejected else held
 
 
 def _declared(client: Client, part: Pushed) -> Table:
@@ -144,7 +204,7 @@ def _declared(client: Client, part: Pushed) -> Table:
 def _offer(client: Client, table: Table, part: Pushed, codec: Codec, kind: str, *, cards_in: bool) -> Offer:
     newest: dict[str, Record] = {}
     for row in part.rows:
-        data = row.data if part.key else {ROW_ID: uuid.uuid4().hex, **row.data}
+        data = row.data if part.key else {**row.data, ROW_ID: uuid.uuid4().hex}
         if cards_in and client.mask_cards:
             data = cards.masked(data)
         make: Any = table.gone if row.gone else table.row

@@ -51,7 +51,7 @@ def push(cid: str, table: str) -> Response:
     client.table(part.table)
     if sandbox:
         return _answer(import_api.created(), 201)
-    _same_key(client, part)
+    same_key(client, part)
     with here.codec() as codec:
         delivery = pushes.delivery(
             client, [part], key.id, codec, kind=import_api.KIND, cards_in=cards.suspected(body)
@@ -78,8 +78,12 @@ def _key(cid: str, *, fresh: bool) -> Key:
     return state().door.open(given, "import", int(cid), request.remote_addr or "", fresh=fresh)
 
 
-def _same_key(client: Client, part: Pushed) -> None:
-    """A table's rows have one key; another would make two rows of one."""
+def same_key(client: Client, part: Pushed) -> None:
+    """A table's rows have one key; another would make two rows of one.
+
+    Raises:
+        PushRefused: its rows are known by another.
+    """
     key = part.key or (pushes.ROW_ID,)
     known = state().clients.key_of(client.table(part.table), client.number, key)
     if known != key:

@@ -7,6 +7,9 @@ from typing import Any, Final
 from relay.errors import TooLarge
 
 _CHUNK: Final = 65_536
+#: Bytes over the limit that are read and dropped, for a client to be through with sending: only then it reads the
+#: answer, and one whose connection is closed before would never learn why.
+_DROPPED: Final = 32 * 1024 * 1024
 
 
 def read_body(environ: dict[str, Any], limit: int) -> bytes:
@@ -17,6 +20,7 @@ def read_body(environ: dict[str, Any], limit: int) -> bytes:
     stream, length = environ["wsgi.input"], environ.get("CONTENT_LENGTH") or ""
     announced = int(length) if length.isdigit() else -1
     if announced > limit:
+        _drop(stream, announced)
         raise TooLarge(f"{announced} bytes are over the limit of {limit}")
     if announced >= 0:
         return bytes(stream.read(announced))
@@ -26,6 +30,14 @@ def read_body(environ: dict[str, Any], limit: int) -> bytes:
     while part := stream.read(_CHUNK):
         size += len(part)
         if size > limit:
+            _drop(stream, _DROPPED)
             raise TooLarge(f"a chunked body is over the limit of {limit} bytes")
         parts.append(part)
     return b"".join(parts)
+
+
+def _drop(stream: Any, most: int) -> None:
+    if most > _DROPPED:
+        return
+    while most > 0 and (part := stream.read(min(most, _CHUNK))):
+        most -= len(part)
