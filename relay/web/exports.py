@@ -28,7 +28,6 @@ from relay.config import Config
 from relay.errors import BufferUnavailable, RelayError, Unauthenticated
 from relay.exports import Desk, Failed
 from relay.telemetry import logger
-from relay.web.callers import caller, networks
 from relay.web.door import Guessed
 from relay.web.state import state
 
@@ -57,7 +56,6 @@ class Counter:
 
     def __init__(self, config: Config) -> None:
         self.desk = Desk(config)
-        self.trusted = networks(config.settings.trusted_proxies)
         # Who waits or downloads holds a thread; the other half of them is for those who deliver.
         self.seats = threading.BoundedSemaphore(max(1, config.settings.web_threads // 2))
 
@@ -85,8 +83,7 @@ def _enter() -> None:
     if not here.seats.acquire(blocking=False):
         raise TooManyRequests("too many requests are under way", retry_after=2)
     g.seat = here.seats
-    forwarded = request.headers.get("X-Forwarded-For", "")
-    address = caller(request.remote_addr or "", forwarded, here.trusted)
+    address = state().caller()
     text = request.headers.get("X-RJM-API-Key", "")
     found = here.desk.registry.find(text) if text else None
     key = state().door.open(text, "export", found.client if found else 0, address, fresh=True)

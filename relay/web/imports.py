@@ -75,7 +75,7 @@ def _key(cid: str, *, fresh: bool) -> Key:
     if not (cid.isascii() and cid.isdigit() and 0 < len(cid) <= _CID_DIGITS) or int(cid) < 1:
         raise PushRefused("invalid client id", "a client id is a number from 1")
     given = request.args.get("apikey", "")
-    return state().door.open(given, "import", int(cid), request.remote_addr or "", fresh=fresh)
+    return state().door.open(given, "import", int(cid), state().caller(), fresh=fresh)
 
 
 def same_key(client: Client, part: Pushed) -> None:

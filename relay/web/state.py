@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
 from relay.buffer.accept import Front
 from relay.buffer.registry import Registry
@@ -13,6 +13,7 @@ from relay.config import Config
 from relay.intake import Source
 from relay.pushes import Client, client_of
 from relay.records import Codec
+from relay.web.callers import caller, networks
 from relay.web.door import Door
 from relay.web.refusals import Refusals
 
@@ -25,7 +26,12 @@ class State:
         self.refusals = Refusals(config.settings, sources, front.client)
         registry = Registry(front.client)
         self.door, self.clients = Door(registry), Clients(config, sources, registry)
+        self._trusted = networks(config.settings.trusted_proxies)
         self._codecs: list[Codec] = []
+
+    def caller(self) -> str:
+        """The address that this request comes from, as far as the proxies before us are believed."""
+        return caller(request.remote_addr or "", request.headers.get("X-Forwarded-For", ""), self._trusted)
 
     @contextmanager
     def codec(self) -> Iterator[Codec]:

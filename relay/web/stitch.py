@@ -61,7 +61,7 @@ def _key(*, fresh: bool) -> Key:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.rstrip(":").lower() != "bearer":
         raise Unauthenticated("there is no bearer token", reason="key_missing")
-    return state().door.open(token.strip(), "import", None, request.remote_addr or "", fresh=fresh)
+    return state().door.open(token.strip(), "import", None, state().caller(), fresh=fresh)
 
 
 def _allowed(key: Key, parts: list[Pushed], *, batch: bool) -> Client:
