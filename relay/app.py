@@ -10,17 +10,12 @@ from flask import Flask, Response
 
 from relay import telemetry
 from relay.buffer import redis as server
-from relay.buffer.accept import Front
-from relay.buffer.bounds import Bounds, bounds_of
 from relay.buffer.strays import refuse
-from relay.config import Config, Settings, load
-from relay.dispatch import Bell
-from relay.intake import Source, sources_of
-from relay.web import errors, hooks, imports, ops
+from relay.config import Config, load
+from relay.front import front_of
+from relay.intake import sources_of
+from relay.web import documents, errors, exports, hooks, imports, ops, stitch
 from relay.web.state import State, attach
-
-#: Lanes of one destination that an event's records may fall into, as far as the budgets count them.
-_MOST_ENTRIES = 4
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -49,32 +44,13 @@ def create_app(config: Config | None = None) -> Flask:
     errors.register(app)
     app.register_blueprint(hooks.bp)
     app.register_blueprint(ops.bp)
+    app.register_blueprint(exports.bp)
+    exports.attach(app, config)
     app.register_blueprint(imports.bp)
+    app.register_blueprint(stitch.bp)
+    app.register_blueprint(documents.bp)
     # What is loaded by now stays; requests make small objects without cycles.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     app.add_url_rule("/favicon.ico", "favicon", lambda: Response(status=204))
     return app
-
-
-def front_of(config: Config, sources: dict[str, Source]) -> Front:
-    """The front of the buffer, as the settings and the server make it; a server's warnings are logged.
-
-    Raises:
-        ConfigInvalid: a Redis that would break the promise.
-        BufferUnavailable: it cannot be reached.
-    """
-    settings, url = config.settings, config.redis_url()
-    client = server.connect(url, timeout_s=max(settings.accept_deadline_s, 5))
-    report = server.require(client, settings.durability)
-    for warning in report.warnings:
-        telemetry.logger("web").warning("redis_warning", text=warning)
-    bounds = _bounds(settings, report.get("maxmemory", ""), sources)
-    return Front(url, bounds, Bell(client).ring, settings.accept_deadline_s, waits=report.waits)
-
-
-def _bounds(settings: Settings, maxmemory: str, sources: dict[str, Source]) -> Bounds:
-    """What the put script enforces; sources whose vendor soon gives up have a share of their own."""
-    entries = (len(s.archive) + sum(min(n, _MOST_ENTRIES) for n in s.to.values()) for s in sources.values())
-    fragile = [name for name, source in sources.items() if source.vendor.fragile]
-    return bounds_of(settings, maxmemory, fragile=fragile, sources=len(sources), entries=max(entries, default=2))

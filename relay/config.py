@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from relay import served
 from relay.errors import ConfigInvalid
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -82,7 +83,7 @@ class ClientSettings(BaseModel):
         return [value] if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
+class Settings(served.ServedSettings, BaseSettings):
     """Everything that `relay.yaml` and `RELAY_*` can say."""
 
     model_config = SettingsConfigDict(
@@ -271,6 +272,7 @@ def load(path: Path | None, data_dir: Path) -> Config:
         raise ConfigInvalid(f"environment: {error}") from None
     config = Config(_with_defaults(settings), path, data_dir, lines, warnings)
     _check_routes(config)
+    served.check(config.settings, config.settings.destinations, config.fault)
     if settings.keep_refused and not settings.refused_key.get_secret_value().strip():
         raise config.fault("keep_refused", "needs a key to seal with: set refused_key (RELAY_REFUSED_KEY)")
     return config

@@ -13,6 +13,15 @@ from relay.telemetry import logger
 
 QUEUE: Final = "rowhook"
 DRAIN: Final = "worker.jobs.drain"
+#: Reading has queues, and hands, of its own: no delivery waits for it.
+QUESTIONS: Final = "rowhook-questions"
+EXPORTS: Final = "rowhook-exports"
+ANSWER: Final = "worker.exports.answer"
+WRITE: Final = "worker.exports.write"
+#: Turns a document that was sent into rows; on the queue of the drains, in slices as theirs.
+EXPAND: Final = "relay.expanding.expand"
+#: How long a whole table may take to be written.
+EXPORT_S: Final = 3600
 #: Above a drain's slice plus a destination's longest request; RQ kills what runs longer.
 JOB_TIMEOUT_S: Final = 300
 
@@ -45,6 +54,44 @@ class Bell:
     def others_wait(self) -> bool:
         """Whether jobs of other lanes wait for a worker."""
         return self._queue.count > 0
+
+
+def ask_to_write(client: driver.Redis, number: int, *, first: bool = False) -> None:
+    """Ask for a raw export to be written, `first` before all others.
+
+    Raises:
+        RedisError, OSError: it could not be asked for.
+    """
+    # Beyond the time that it takes by its own clock.
+    limit = EXPORT_S + 120
+    Queue(EXPORTS, connection=client).enqueue(
+        WRITE, number, result_ttl=0, failure_ttl=3600, job_timeout=limit, at_front=first
+    )
+
+
+def ask_to_expand(client: driver.Redis, execution: int, *, again: bool = False) -> bool:
+    """Ask for an execution of a document import to be worked on; False where it could not be asked for.
+
+    Args:
+        client: Redis.
+        execution: its number.
+        again: not where somebody was asked already and no worker was free yet.
+    """
+    queue, prefix = Queue(QUEUE, connection=client), f"expand-{execution}--"
+    try:
+        if not (again and any(job_id.startswith(prefix) for job_id in queue.get_job_ids())):
+            queue.enqueue(
+                EXPAND,
+                execution,
+                job_id=f"{prefix}{secrets.token_hex(6)}",
+                result_ttl=0,
+                failure_ttl=3600,
+                job_timeout=JOB_TIMEOUT_S,
+            )
+    except (RedisError, OSError) as error:
+        log.warning("expansion_not_asked_for", execution=execution, error=str(error))
+        return False
+    return True
 
 
 def _job_prefix(lane: str) -> str:

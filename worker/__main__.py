@@ -24,16 +24,19 @@ from rq.job import Job
 
 from relay import telemetry
 from relay.buffer import redis as server
+from relay.buffer.documents import Documents
 from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Watch
 from relay.buffer.strays import refuse
 from relay.config import Config, load
-from relay.dispatch import QUEUE, Bell
+from relay.dispatch import EXPAND, EXPORTS, QUESTIONS, QUEUE, Bell
 from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
-from worker import jobs
+from worker import exports, jobs
 from worker.keeping import Keeper
 
 TICK_S: Final = 0.25
+#: For so long a process that reads stays without work; it is started anew by the next question.
+_READER_IDLE_S: Final = 60
 _STOP_S: Final = 60.0
 _REDIS_TIMEOUT_S: Final = 30.0
 _fork: Final = multiprocessing.get_context("fork")
@@ -44,12 +47,8 @@ _STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {
 log = telemetry.logger("worker")
 
 
-class LaneWorker(Worker):
-    """RQ's forking worker, with two things that a drain needs.
-
-    SIGTERM reaches the work horse too, so that it ends after the running batch; and a horse that was killed has
-    its lane freed at once, since RQ's own clean-up leaves it to a time-out.
-    """
+class HorseWorker(Worker):
+    """RQ's forking worker; SIGTERM reaches the work horse too, so that it ends as soon as it may."""
 
     max_connection_wait_time = 2
 
@@ -61,8 +60,31 @@ class LaneWorker(Worker):
             except ProcessLookupError:
                 return
 
+
+class ReadingWorker(HorseWorker):
+    """Serves the export API, for as long as there is something to read."""
+
+    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:  # noqa: ARG002
+        """Say that nothing becomes of what it wrote."""
+        log.warning("horse_killed", job=job.func_name, pid=retpid, status=ret_val)
+        try:
+            exports.killed(self.connection, job.func_name, job.args)
+        except RedisError as error:  # seen all the same, by its silence
+            log.warning("export_not_failed", detail=str(error))
+
+
+class LaneWorker(HorseWorker):
+    """The worker of drains: where a horse is killed, its lane is free at once; RQ leaves that to a time-out."""
+
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:  # noqa: ARG002
         """Free the dead horse's lane; what it held unsettled is claimed again."""
+        if job.func_name == EXPAND:
+            log.warning("horse_killed", execution=job.args[0], pid=retpid, status=ret_val)
+            try:
+                Documents(self.connection).free(job.args[0], job.id)
+            except (RelayError, RedisError) as error:  # free all the same, after its lease
+                log.warning("document_not_freed", execution=job.args[0], detail=str(error))
+            return
         lane = job.args[0] if job.args else ""
         log.warning("horse_killed", lane=lane, pid=retpid, status=ret_val)
         try:
@@ -94,6 +116,19 @@ def _work(config: Config) -> None:
         time.sleep(1)
 
 
+def _read(config: Config, queue: str) -> None:
+    """A worker process that reads, until there has been nothing to read for a while."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    client = server.connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
+    try:
+        worker = ReadingWorker([Queue(queue, connection=client)], connection=client)
+        worker.work(max_idle_time=_READER_IDLE_S, with_scheduler=False, logging_level="WARNING")
+    except (RedisError, OSError) as error:
+        log.warning("worker_lost_redis", detail=str(error))
+
+
 class Crew:
     """The worker processes of this machine; one that dies is replaced."""
 
@@ -101,6 +136,7 @@ class Crew:
         self.config = config
         self.hands: list[BaseProcess] = []
         self.leaving: list[BaseProcess] = []
+        self.readers: dict[str, BaseProcess] = {}
         self._strange: set[str] = set()
 
     def keep(self) -> None:
@@ -114,6 +150,14 @@ class Crew:
             hand.start()
             self.hands.append(hand)
 
+    def read(self, client: Redis) -> None:
+        """Have somebody read where something is to be read; deliveries do not wait for it."""
+        for queue in (QUESTIONS, EXPORTS):
+            reader = self.readers.get(queue)
+            if (reader is None or not reader.is_alive()) and Queue(queue, connection=client).count:
+                self.readers[queue] = _fork.Process(target=_read, args=(self.config, queue), name="rowhook-reader")
+                self.readers[queue].start()
+
     def knows(self, lane: str) -> bool:
         """Whether a lane's destination is configured; what waits for another is said, and kept."""
         destination = lane.rsplit("/", 2)[0]
@@ -126,11 +170,12 @@ class Crew:
 
     def leave(self) -> None:
         """Let every worker end after its running batch."""
-        for hand in self.hands:
+        hands = [*self.hands, *self.readers.values()]
+        for hand in hands:
             if hand.pid and hand.is_alive():
                 os.kill(hand.pid, signal.SIGTERM)
-        self.leaving += self.hands
-        self.hands = []
+        self.leaving += hands
+        self.hands, self.readers = [], {}
 
     def wait(self) -> None:
         """Until all that were told to leave are gone."""
@@ -172,6 +217,7 @@ def run(config: Config) -> int:
         crew.keep()
         try:
             watch.ring_due(config.settings.linger_ms, bell.ring_again, crew.knows)
+            crew.read(watch.client)
             keeper.tick()
         except (RelayError, RedisError, OSError) as error:
             log.warning("ticker_waits", detail=str(error))

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import get_current_job
 
 from relay import catalogue
+from relay.buffer.exports import note_update
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.buffer.lanes import LEASE_MS, Claimed, Lane, waits_elsewhere
 from relay.buffer.parking import held
@@ -62,6 +64,17 @@ def setup(config: Config) -> None:
     for name in config.settings.destinations:
         settings_of(config, name)
     _Process.config = config
+
+
+def configured() -> Config:
+    """The settings that this process was set up with.
+
+    Raises:
+        ConfigInvalid: it was not.
+    """
+    if _Process.config is None:
+        raise ConfigInvalid("this process was not set up: jobs run under `relay worker`")
+    return _Process.config
 
 
 def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
@@ -201,9 +214,7 @@ def forget(config: Config) -> Iterator[dict[str, Any]]:
 
 def drain(lane_name: str) -> None:
     """Serve one lane until it is idle; the RQ job."""
-    config = _Process.config
-    if config is None:
-        raise ConfigInvalid("this process was not set up: drains run under `relay worker`")
+    config, began = configured(), time.time_ns() // 1_000_000
     signal.signal(signal.SIGTERM, _finish_batch)
     # A claim is thousands of small objects without cycles; looking for some after each few hundred costs a third
     # of a drain's CPU, and the process lives for one slice.
@@ -226,6 +237,9 @@ def drain(lane_name: str) -> None:
         )
     if again:
         bell.ring(lane_name)
+    elif lane.destination != ARCHIVE:
+        with contextlib.suppress(RedisError, OSError):  # only those who ask for the state of things miss it
+            note_update(client, lane.name, began)
 
 
 def _must_wait(config: Config, client: Redis, lane: Lane) -> bool:

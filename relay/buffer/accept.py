@@ -115,7 +115,8 @@ class Front:
         self.bounds = bounds
         self._ring, self._deadline_s = ring, deadline_s
         self._looked = -MARKS_LOOK_S
-        self._put = script(self.client, "put", wait_ms=int(deadline_s * 1000 * WAIT_SHARE) if waits else 0)
+        self.wait_ms = int(deadline_s * 1000 * WAIT_SHARE) if waits else 0
+        self._put = script(self.client, "put", wait_ms=self.wait_ms)
         self._committer: Committer[Delivery, list[Taken] | str] = Committer(
             self._send, WAITING_IN_FLIGHT if waits else IN_FLIGHT
         )

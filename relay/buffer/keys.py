@@ -20,6 +20,12 @@ key                                    type    holds
 `rh:keys`                              hash    SHA-256 of an API key -> what it may do (`relay.buffer.registry`)
 `rh:keys:used`                         hash    SHA-256 of an API key -> when it was last used (ms)
 `rh:clients`                           hash    API client -> what its tables begin with
+`rh:numbers`                           hash    table, figure, chart -> its number in the export API; `#`: the last
+`rh:exports`                           zset    numbers of raw exports -> when they were asked for (ms)
+`rh:exports:last`                      string  number of the last raw export
+`rh:export:<number>`                   hash    one raw export (`relay.buffer.exports.Export`), for seven days
+`rh:answer:<token>`                    list    the answer to a question of the export API; goes by itself
+`rh:update`                            hash    the last drain that left its lane empty: id, start, end (ms)
 `rh:lane:<lane>`                       hash    holder, until (ms), hold_until, hold_ms, paused, why, in_flight
 `rh:destination:<destination>`         hash    paused, failures, open_until (ms), since (ms), why, refused
 `rh:sources:<lane>`                    set     sources with a queue in the lane
@@ -30,6 +36,16 @@ key                                    type    holds
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
 `rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all
 `rh:refused:<id>`                      string  one kept refused request, sealed; goes by itself after a day
+`rh:imports:<client>`                  hash    number of a document import -> what it is, as JSON
+`rh:documents:last`                    string  number of the last document import or execution
+`rh:documents:clock`                   string  microseconds up to which rows of documents have their place in time
+`rh:documents:uploads`                 zset    executions whose document is still being sent -> last chunk (ms)
+`rh:documents:due`                     zset    executions that wait or run -> when the ticker looks after them (ms)
+`rh:documents:errors`                  zset    executions with an error file -> when they ended (ms)
+`rh:executions:<import>`               zset    numbers of an import's executions, by themselves
+`rh:execution:<execution>`             hash    one execution (`relay.buffer.executions.Execution`)
+`rh:execution:<execution>:chunks`      hash    number of a piece of its document -> that, compressed; in `rh:bytes`
+`rh:execution:<execution>:errors`      list    pieces of its error file, compressed; goes after seven days
 =====================================  ======  ================================================================
 
 `rh:tail` is a channel, not a key: what was just taken, for `relay tail`.
@@ -55,10 +71,19 @@ PARKED: Final = "rh:parked"
 API_KEYS: Final = "rh:keys"
 API_KEYS_USED: Final = "rh:keys:used"
 CLIENTS: Final = "rh:clients"
+NUMBERS: Final = "rh:numbers"
+EXPORTS: Final = "rh:exports"
+LAST_EXPORT: Final = "rh:exports:last"
+UPDATE: Final = "rh:update"
 ALARMS: Final = "rh:alarms"
 REFUSALS: Final = "rh:refusals"
 REFUSED: Final = "rh:refused"
 REFUSED_BYTES: Final = "rh:refused:bytes"
+DOCUMENTS_LAST: Final = "rh:documents:last"
+DOCUMENTS_CLOCK: Final = "rh:documents:clock"
+DOCUMENTS_UPLOADS: Final = "rh:documents:uploads"
+DOCUMENTS_DUE: Final = "rh:documents:due"
+DOCUMENTS_ERRORS: Final = "rh:documents:errors"
 #: The destination of the lane in which every event goes to the archive.
 ARCHIVE: Final = "archive"
 
@@ -116,3 +141,28 @@ def fence(destination: str, table: str) -> str:
 def refused(id_: str) -> str:
     """One kept refused request."""
     return f"rh:refused:{id_}"
+
+
+def export(number: int) -> str:
+    """One raw export."""
+    return f"rh:export:{number}"
+
+
+def answer(token: str) -> str:
+    """Where the answer to a question is put."""
+    return f"rh:answer:{token}"
+
+
+def imports(client: int) -> str:
+    """The document imports of one API client."""
+    return f"rh:imports:{client}"
+
+
+def executions(number: int) -> str:
+    """The executions of one document import."""
+    return f"rh:executions:{number}"
+
+
+def execution(number: int) -> str:
+    """One execution; its document and its error file are beside it."""
+    return f"rh:execution:{number}"

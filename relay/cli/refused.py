@@ -116,7 +116,7 @@ def retry(
 
 
 def _retry(config: Config, sources: dict[str, Source], refused: Refused, only: str | None) -> Retried:
-    from relay.app import front_of
+    from relay.front import front_of
 
     telemetry.setup(config.settings.log_format, config.settings.log_level)
     done = Retried([], {})

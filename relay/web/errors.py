@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import Final
 
@@ -11,14 +12,21 @@ from werkzeug.exceptions import HTTPException
 
 from relay import errors
 from relay.dialect import PushRefused
-from relay.dialects import import_api
+from relay.dialects import documents, import_api, stitch
 from relay.telemetry import logger
 from relay.web.door import Guessed
 
 log = logger("web")
 _encode = msgspec.json.Encoder().encode
 
+_STITCH: Final = "/v2/import/"
 _IMPORTS: Final = ("/v1/client", "/v2/client", "/sandbox")
+_DOCUMENTS: Final = ("/v1/datamarts", "/v1/data_file")
+_DOCUMENTS_SAY: Final = {
+    401: "the token opens nothing here",
+    413: "the document is larger than 100 MB",
+    503: "it cannot be stored now, send it again",
+}
 _STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
     Guessed: (429, "too many wrong keys"),
     errors.UnknownSource: (404, "there is no such source"),
@@ -86,7 +94,19 @@ def _said(status: int, text: str, error: errors.RelayError | None = None) -> Res
         refusal = error if isinstance(error, PushRefused) else None
         body = import_api.refused(status, str(refusal) if refusal else "", refusal.reasons if refusal else ())
         return Response(body, status, content_type=import_api.CONTENT_TYPE)
-    return Response(_encode({"error": text}), status, content_type="application/json")
+    if request.path.startswith(_STITCH):
+        batch, refusal = request.path.endswith("/batch"), error if isinstance(error, stitch.Refused) else None
+        said = stitch.refused(status, batch=batch, size=request.content_length or 0, error=refusal)
+        kind = "text/plain; charset=utf-8" if isinstance(said, str) else import_api.CONTENT_TYPE
+        return Response(said, status, content_type=kind)
+    if request.path.startswith(_DOCUMENTS):
+        words = _DOCUMENTS_SAY.get(status, text)
+        if isinstance(error, PushRefused):
+            words = "; ".join([str(error), *error.reasons])
+        return Response(documents.refused(words, secrets.token_hex(8)), status, content_type="application/json")
+    exports = request.path.startswith("/0.1/")
+    told = {"code": status, "message": text, "reasons": []} if exports else {"error": text}
+    return Response(_encode(told), status, content_type="application/json")
 
 
 def _theirs(error: HTTPException) -> Response:

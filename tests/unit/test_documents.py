@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -23,9 +24,7 @@ TABLE = b'\xef\xbb\xbfa,b\r\n1,2\r\n"x\ny",3\n\n1\n"un"quoted,1\n\xff,1\n"never 
 def read(reader: Reader, document: bytes, cuts: list[int] = []) -> list[Found]:  # noqa: B006 - never changed
     at = [0, *sorted({min(c, len(document)) for c in cuts} - {0, len(document)}), len(document)]
     return [
-        found
-        for a, b in zip(at, at[1:], strict=False)
-        for found in reader.feed(document[a:b], last=b == len(document))
+        found for a, b in itertools.pairwise(at) for found in reader.feed(document[a:b], last=b == len(document))
     ]
 
 
@@ -156,5 +155,6 @@ def test_a_command_that_cannot_be_followed_is_refused_with_words(kind, command):
 def test_an_activity_keeps_its_fields_without_the_dollar_and_is_known_by_its_place():
     found = row("USER_ACTIVITY", **{"$user_account_id": 7, "$ts": 1, "$events": [{"$event_name": "x"}]})
     assert found.data == {
-        "user_account_id": 7, "ts": 1, "events": [{"$event_name": "x"}], "user_id": "account::7", "_row_id": "9-100",
+        "user_account_id": 7, "ts": 1, "events": [{"$event_name": "x"}],
+        "user_id": "account::7", "_row_id": "9-100",
     }  # fmt: skip
