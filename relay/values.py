@@ -25,6 +25,7 @@ LONGEST: Final = 1024 * 1024
 _NEAR: Final = 16
 _MOST_COLUMNS: Final = 500
 _SHOWN: Final = 1024
+_BLANKS: Final = b" \t\r\n"
 _BLANK: Final = re.compile(rb"[ \t\r\n]*")
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
 _pass_over: Final = msgspec.json.Decoder(msgspec.Raw).decode
@@ -116,7 +117,9 @@ class Reader:
         self._at = to
 
     def _found(self, to: int, value: dict[str, Any] | None, fault: str = "") -> Found:
-        text, line = self._held[self._at : to].rstrip(), self._line
+        # Where it ends does not depend on how much blank space was there to be seen behind it.
+        text, line = self._held[self._at : to].rstrip(_BLANKS), self._line
+        to = self._at + len(text)
         self._move(to)
         self._first = False
         return Found(line, self._base + to, self._line, text, value, fault)

@@ -1,4 +1,4 @@
-"""A short cut of the chaos suite: one relay, the faults that strike hardest, two strikes of each."""
+"""A short cut of the chaos suite: one relay, the faults that strike hardest, once each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STORM = [
 
 def test_nothing_is_lost_wrong_or_older_after_a_storm_of_faults():
     with Server() as server:
-        result = run(server, "storm", STORM, strikes=2, events=1500, seed=7)
+        result = run(server, "storm", STORM, strikes=1, events=800, seed=7)
     assert result.problems == []
     assert (result.lost, result.wrong, result.regressed, result.residual) == (0, 0, 0, 0)
     assert result.valid, f"something was in flight at each strike: {result.in_flight}"
-    assert result.strikes == 2 * len(STORM)
+    assert result.strikes == len(STORM)
     assert result.changes > result.events, "the trigger and the log were watching"
 
 

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay.dialect import PushRefused
@@ -45,7 +45,12 @@ def test_rows_of_a_csv_file_have_their_line_and_the_fault_of_one_is_not_the_next
     assert [one.line for one in found if one.fault] == [6, 7, 8, 9]
 
 
-@given(st.sampled_from([(JsonValues, MESSY), (CsvRows, TABLE)]), st.lists(st.integers(3, 4000), max_size=8))
+@settings(deadline=None, max_examples=300)
+@example(kind=(JsonValues, MESSY), cuts=[19])  # between two values on one line
+@given(
+    kind=st.sampled_from([(JsonValues, MESSY), (CsvRows, TABLE)]),
+    cuts=st.lists(st.one_of(st.integers(3, 160), st.integers(3, 4000)), max_size=8),
+)
 def test_how_a_document_is_cut_changes_nothing(kind, cuts):
     cls, document = kind
     assert read(cls(), document, cuts) == read(cls(), document)
