@@ -1,4 +1,4 @@
-"""A short cut of the chaos suite: one relay, the faults that strike hardest, once each."""
+"""A short cut of the chaos suite: one relay, some of the faults, once each; flow/test_end_to_end kills Valkey."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ STORM = [
     "parent_sigkill",
     "web_worker_sigkill",
     "death_before_settle",
-    "valkey_sigkill",
     "import_500",
     "import_late_commit",
 ]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,7 @@ class SchemaReader(Reader):
         super().__init__(settings, data_dir)
         self._db = Session(settings)
         self._tables = Tables(self._db)
+        self._under_way: list[Generator[Any]] = []
 
     def names(self) -> list[str]:
         """See `Reader`."""
@@ -60,10 +61,13 @@ class SchemaReader(Reader):
     def query(self, sql: str, seconds: float) -> Found:
         """See `Reader`."""
         rows = self._fetched(sql, time.monotonic() + seconds)
+        self._under_way.append(rows)
         return Found(next(rows), rows)
 
     def close(self) -> None:
-        """See `Reader`."""
+        """See `Reader`; what was not read to its end is let go first."""
+        while self._under_way:
+            self._under_way.pop().close()
         self._db.close()
 
     def _known(self, table: str) -> tuple[Layout, list[str]]:
@@ -73,7 +77,7 @@ class SchemaReader(Reader):
             raise Permanent(f"there is no table {table} in schema {self._db.schema}", reason="no_table")
         return layout, names
 
-    def _fetched(self, sql: str, until: float) -> Iterator[Any]:
+    def _fetched(self, sql: str, until: float) -> Generator[Any]:
         """Names of columns first, then rows."""
         with self._reading(until - time.monotonic()):
             # A named cursor is declared by the extended protocol, which takes one statement only.
@@ -82,7 +86,7 @@ class SchemaReader(Reader):
                 for oid in {kind.oid, kind.array_oid} - {0}:
                     if kind.name not in _NATIVE or oid != kind.oid:
                         cursor.adapters.register_loader(oid, TextLoader)
-            with cursor:
+            with _closing(cursor):
                 cursor.execute(sql.encode())
                 described = cursor.description or []
                 yield [column.name for column in described]
@@ -116,6 +120,19 @@ class SchemaReader(Reader):
                     self._db.rollback()
         except Permanent as error:
             raise Permanent(str(error), reason="query" if error.reason == "permanent" else error.reason) from None
+
+
+@contextmanager
+def _closing(cursor: psycopg.ServerCursor[Any]) -> Iterator[None]:
+    """Close it at the end; where the server is gone that fails, and it is closed with its connection."""
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            cursor.close()
+        if not cursor.closed:
+            cursor.connection.close()
+            cursor.close()
 
 
 def _worded(rows: list[Cells], moments: list[int]) -> Iterator[Cells]:
