@@ -272,6 +272,9 @@ def load(path: Path | None, data_dir: Path) -> Config:
         raise ConfigInvalid(f"environment: {error}") from None
     config = Config(_with_defaults(settings), path, data_dir, lines, warnings)
     _check_routes(config)
+    _check_clients(config)
+    if any(rules.hash for rules in settings.tables.values()) and not settings.redaction_key.get_secret_value():
+        raise config.fault("redaction_key", "a `hash` rule needs a key: set RELAY_REDACTION_KEY")
     served.check(config.settings, config.settings.destinations, config.fault)
     if settings.keep_refused and not settings.refused_key.get_secret_value().strip():
         raise config.fault("keep_refused", "needs a key to seal with: set refused_key (RELAY_REFUSED_KEY)")

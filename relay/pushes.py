@@ -211,6 +211,8 @@ def _offer(client: Client, table: Table, part: Pushed, codec: Codec, kind: str, 
         record: Record = make(data, at=row.sequence)
         if client.redaction is not None:
             record = client.redaction.record(record)
+            if any(record.data.get(column) is None for column in table.key):
+                raise PushRefused("invalid key", f"this relay's settings drop a key field of {part.table!r}")
         identity = key_of(record.data, table.key)
         before = newest.pop(identity, None)
         newest[identity] = before if before is not None and before.version > record.version else record

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -62,7 +63,7 @@ class Found(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-class Reader:
+class Reader(ABC):
     """Reads commands out of a document, piece by piece.
 
     Args:
@@ -108,9 +109,9 @@ class Reader:
         self._move(blank.end() if blank else self._at)
         return self._next(last=last) if self._at < len(self._held) else None
 
+    @abstractmethod
     def _next(self, *, last: bool) -> Found | None:
         """The value that begins here; None where more is needed."""
-        raise NotImplementedError
 
     def _move(self, to: int) -> None:
         self._line += self._held.count(b"\n", self._at, to)

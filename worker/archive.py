@@ -193,7 +193,11 @@ class Archive:
                 break
             since = chosen[-1]
             held = self._held(chosen)  # a lane may have nothing but the number of an event: its body is here
-            self._db.executemany("DELETE FROM events WHERE arrival = ?", [(a,) for a in chosen if a not in held])
+            with self._db:  # one transaction, and so one sync, a page
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(
+                    "DELETE FROM events WHERE arrival = ?", [(a,) for a in chosen if a not in held]
+                )
             gone += len(chosen) - len(held) if by_age else 0
             over += 0 if by_age else len(chosen) - len(held)
         if gone or over:

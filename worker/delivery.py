@@ -315,7 +315,6 @@ class Courier:
             wait = delay_s(before + 1, self._chance(), error.retry_after_s)
             if error.unknown:
                 wait = max(wait, self.hold_s)
-        turn.failed += 1
         turn.why = str(error)
         if error.reason != "foreign_table":  # that is one table's matter
             turn.down += 1

@@ -30,8 +30,8 @@ class Tally:
         self.again: dict[tuple[str, str], dict[int, float]] = {}  # (source, arrival) -> position -> seconds
         self.dead: list[tuple[str, int, bytes]] = []
         self.after: dict[str, dict[str, bytes]] = {}
-        #: Batches of which something was taken; failures; and those that are not one table's alone.
-        self.passed = self.failed = self.down = 0
+        #: Batches of which something was taken, and failures that are not one table's alone.
+        self.passed = self.down = 0
         self.opens, self.refused = False, 0
         # (table, key) -> older records that a newer one hides
         self.shadows: dict[tuple[str, str], list[Item]] = {}

@@ -10,6 +10,7 @@ import pytest
 
 from relay.buffer import keys, ledger
 from relay.buffer.registry import Registry, id_of
+from relay.errors import ConfigInvalid
 from tests.flow.test_history import ERP, ORDERS, Here
 
 TYPE = "Application/json"
@@ -265,6 +266,30 @@ def test_the_lineage_of_a_pushed_row(here):
         ("writes it", "superseded"),
         ("writes it", "won"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"clients": {12: {"to": "nowhere"}}}, "there is no destination 'nowhere'"),
+        ({"clients": {0: {}}}, "a client id is a number from 1"),
+        ({"tables": {"kiosks": {"hash": ["email"]}}}, "needs a key"),
+    ],
+)
+def test_settings_of_clients_that_cannot_be_are_named_before_anything_starts(here, settings, words):
+    with pytest.raises(ConfigInvalid, match=words):
+        here.write(**settings)
+
+
+def test_a_push_is_redacted_and_one_whose_key_the_settings_drop_is_refused(here):
+    here.write(
+        tables={"kiosks": {"hash": ["email"], "drop": ["phone"]}, "calls": {"drop": ["id"]}}, redaction_key="k"
+    )
+    assert here.push(point(1, email="ann@example.com", phone="555", v="a")).status_code == 201
+    assert here.push(point(1), "calls").status_code == 400
+    ((email,),) = here.rows("kiosks", "email")
+    assert email.startswith("hmac-")
+    assert b"ann@example.com" not in (here.folder / "events.db").read_bytes()
 
 
 def test_where_the_buffer_is_full_a_push_is_503_in_the_apis_words(here):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -90,8 +91,9 @@ class _Rule(BaseModel):
             return named
         return self._row(named, item.data) if item.op == "row" else self._gone(named)
 
+    @abstractmethod
     def _row(self, named: dict[str, str], data: dict[str, Any]) -> dict[str, Any] | Rejected:
-        raise NotImplementedError
+        """The line of a row that is there."""
 
     def _gone(self, named: dict[str, str]) -> dict[str, Any]:
         return {"operation": "DELETE", **named}
