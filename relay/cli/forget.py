@@ -9,14 +9,14 @@ import msgspec
 import redis as driver
 import typer
 
-from relay import intake
 from relay.buffer import forget as buffered
 from relay.buffer.failures import Failure, Failures
-from relay.cli.history import archived_blobs
+from relay.cli.history import archived_blobs, owned
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.cli.subject import Subject
 from relay.config import Config
 from relay.errors import ConfigInvalid, RelayError
+from relay.intake import Source
 from relay.records import Codec, encode_json
 
 _SHOWN = 5
@@ -48,8 +48,8 @@ def forget(
 ) -> None:
     """Erase a row, with its child rows, everywhere; exit 1 where some place could not. It cannot be undone."""
     settings = opened(config, data)
-    subject = _subject(settings, table, key)
     client = buffer(settings)
+    subject = _subject(settings, client, table, key)
     archive = _archived(settings, subject)
     held = buffered.held(client, subject.source, subject.touches, subject.named_in, set(archive.ours))
     if held.waiting:
@@ -71,15 +71,10 @@ def forget(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _subject(config: Config, table: str, key: list[str]) -> Subject:
-    for source in intake.sources_of(config).values():
-        tables = dict(source.tables.values())
-        if table in tables:
-            if len(key) != len(tables[table].key):
-                columns = ", ".join(tables[table].key)
-                raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
-            return Subject(source.name, tables, table, key)
-    raise ConfigInvalid(f"no configured source writes a table {table!r}")
+def _subject(config: Config, client: driver.Redis, table: str, key: list[str]) -> Subject:
+    source, declared = owned(config, client, table, key)
+    tables = dict(source.tables.values()) if isinstance(source, Source) else {table: declared}
+    return Subject(source.name, tables, table, key)
 
 
 def _archived(config: Config, subject: Subject) -> Archived:

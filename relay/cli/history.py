@@ -163,8 +163,16 @@ def _arrival(text: str) -> str:
     return f"{at // 1000:016d}"
 
 
+def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
+    """Whose a table is, and what is declared of it, for a key of as many values as it has columns."""
+    source, declared = _owner(config, client, table)
+    if len(key) != len(declared.key):
+        columns = ", ".join(declared.key)
+        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
+    return source, declared
+
+
 def _owner(config: Config, client: driver.Redis, table: str) -> tuple[jobs.Sender, Table]:
-    """Whose a table is, and what is declared of it."""
     for source in intake.sources_of(config).values():
         for full, declared in source.tables.values():
             if full == table:
@@ -186,10 +194,7 @@ def lineage(
     """Show the deliveries kept that touched a row, oldest version first, and which of them won."""
     settings = opened(config, data)
     client = buffer(settings)
-    source, declared = _owner(settings, client, table)
-    if len(key) != len(declared.key):
-        columns = ", ".join(declared.key)
-        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
+    source, declared = owned(settings, client, table, key)
     events = archived(settings, {"source": source.name})
     found = touches(events, sought(table, declared, key), Failures(client).every(), source.to)
     if as_json:

@@ -292,6 +292,16 @@ def test_a_push_is_redacted_and_one_whose_key_the_settings_drop_is_refused(here)
     assert b"ann@example.com" not in (here.folder / "events.db").read_bytes()
 
 
+def test_a_pushed_row_is_forgotten(here):
+    here.push(point(1, v="planted"))
+    here.push(point(2, v="kept"))
+    here.drain()
+    done = here.run("forget", "kiosks", "1", "--yes")
+    assert done.exit_code == 0, done.stdout
+    assert sorted(v for _, v in here.rows("kiosks") if v) == ["kept"]
+    assert b"planted" not in (here.folder / "warehouse.db").read_bytes()
+
+
 def test_where_the_buffer_is_full_a_push_is_503_in_the_apis_words(here):
     here.write(max_pending_bytes=1)
     answer = here.push(point(1))
