@@ -30,7 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.errors import MalformedPayload
-from relay.records import Event, Record, Request, Table, encode_json, instant_ns
+from relay.records import Event, Record, Request, Table, Type, encode_json, instant_ns
 from relay.signatures import Verifier
 
 Mapper = Callable[[Event], Iterator[Record]]
@@ -80,6 +80,20 @@ def field(*path: str) -> Reader:
     return read
 
 
+def table(name: str, key: str, clock: str, parent: str = "", **columns: str) -> Table:
+    """A table with its columns by type: `int="id order_id"` declares two integers.
+
+    Args:
+        name: its short name.
+        key: columns that identify a row.
+        clock: of its versions, in words.
+        parent: the first columns of the key, where its rows come as whole sets.
+        **columns: by type, see `relay.records.Type`.
+    """
+    types = {column: Type(kind) for kind, group in columns.items() for column in group.split()}
+    return Table(name, tuple(key.split()), clock, types, tuple(parent.split()))
+
+
 def nothing(_request: Request, _data: Any) -> str:
     """Reads nothing: the vendor has no such thing."""
     return ""
@@ -105,7 +119,10 @@ class Vendor:
         scrub: takes secrets out of a decoded body before anything is stored.
         reply: what an accepted delivery is answered, None for the plain 202.
         settings: settings of this vendor alone. forms: takes form bodies.
-        proof: how the signature scheme is proved (a vector's id, or a library's name).
+        setup: what to do at the vendor, step by step, for people. deletes: what becomes of what the vendor
+            deletes. limits: what its deliveries do not say, or say late.
+        proof: how the scheme is proved: `vector: <ids>` (of `tests/proofs/<kind>.json`), `library: <name>` (by
+            `tests/proofs/test_<kind>.py`), or `documented: <why there is neither>`.
         secret_like: a prefix of a secret's form (`whsec_`), for the demo sources.
         fragile: what is refused for some hours is lost, since the vendor never retries, soon gives up, or drops
             the subscription. A share of the buffer is reserved for such senders, where others, who retry for
@@ -132,11 +149,15 @@ class Vendor:
         reply: Reply | None = None,
         settings: Mapping[str, Setting] | None = None,
         forms: bool = False,
+        setup: tuple[str, ...] = (),
+        deletes: str = "",
+        limits: tuple[str, ...] = (),
         proof: str = "",
         secret_like: str = "",
         fragile: bool = False,
     ) -> None:
         self.title, self.family, self.docs, self.proof = title, family, docs, proof
+        self.setup, self.deletes, self.limits = setup, deletes, limits
         self.verify, self.type, self.id, self.at, self.test = verify, type, id, at, test
         self.tables = {table.name: table for table in tables}
         self.split, self.events = split, events
@@ -147,6 +168,11 @@ class Vendor:
         self.mappers: dict[str, Mapper] = {}
         self.families: list[tuple[str, Mapper]] = []
         self.samples: dict[str, Callable[[int, int], Sample]] = {}
+
+    @property
+    def proved(self) -> bool:
+        """Whether somebody else's code or vector bears the scheme out, not the vendor's words alone."""
+        return self.proof.startswith(("vector:", "library:"))
 
     def maps(self, *types: str) -> Callable[[Mapper], Mapper]:
         """Declares the mapper of these types; one that ends in `*` serves all that begin so."""

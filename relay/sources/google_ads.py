@@ -70,7 +70,13 @@ vendor = Vendor(
     events=read,
     tables=(LEADS, FIELDS),
     scrub=scrub,
-    proof="shared key in the body: Google's field description of google_key",
+    setup=(
+        "The lead form asset → Export leads → Other data integration options: this URL, a key of your own.",
+        "The secret: that key.",
+    ),
+    deletes="There are none.",
+    limits=("nothing is signed: whoever knows the key can send a lead",),
+    proof="documented: a shared key in the body, by Google's description of google_key",
 )
 
 

@@ -131,7 +131,13 @@ vendor = Vendor(
     id=field("id"),
     at=field("created_at"),
     tables=(CONVERSATIONS, PARTS, CONTACTS, CONTACT_TAGS, COMPANIES, TICKETS),
-    proof="RFC 2202, HMAC-SHA-1 case 2 (the header is that digest after `sha1=`)",
+    setup=(
+        "Developer Hub → your app → Webhooks: this URL and the topics.",
+        "The secret: the app's client secret, under Basic information.",
+    ),
+    deletes="`*.deleted` says little more than the id: the row is marked deleted and keeps what it held.",
+    limits=("times are whole seconds: two changes within one are ordered by state, then by arrival",),
+    proof="vector: rfc2202.2, whose digest stands in the header",
 )
 
 

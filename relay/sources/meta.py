@@ -110,7 +110,14 @@ vendor = Vendor(
             secret=True,
         )
     },
-    proof="vectors.json: github.octokit (the same scheme)",
+    setup=(
+        "App dashboard → Webhooks → Page: this URL and the source's verify token; subscribe to `leadgen`.",
+        "Subscribe the app to each page.",
+        "The secret: the app secret, under App settings → Basic.",
+    ),
+    deletes="There are none.",
+    limits=("a delivery names the lead alone; its answers have to be fetched",),
+    proof="vector: github.octokit, of the same scheme",
 )
 
 

@@ -14,24 +14,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from relay.records import NS, Event, Record, Table, Type, instant_ns, instant_of_ns
+from relay.records import NS, Event, Record, Table, instant_ns, instant_of_ns
 from relay.signatures import Hmac
-from relay.source import Mapper, Sample, Vendor
+from relay.source import Mapper, Sample, Vendor, table
 
 _UPDATED: Final = "updated_at, then X-Shopify-Triggered-At"
 _PARENT: Final = "its parent's updated_at, then X-Shopify-Triggered-At"
 _MADE: Final = "processed_at, else created_at, then X-Shopify-Triggered-At"
 
 
-def _table(name: str, key: str, clock: str = _UPDATED, parent: str = "", **columns: str) -> Table:
-    """A table with its columns by type: `int="id order_id"` declares two integers."""
-    types = {column: Type(kind) for kind, group in columns.items() for column in group.split()}
-    return Table(name, tuple(key.split()), clock, types, tuple(parent.split()))
-
-
 # fmt: off
-ORDERS = _table(
-    "orders", "id",
+ORDERS = table(
+    "orders", "id", _UPDATED,
     int="id app_id checkout_id location_id number order_number total_weight user_id",
     money="current_subtotal_price current_total_discounts current_total_price current_total_tax subtotal_price "
     "total_discounts total_line_items_price total_outstanding total_price total_tax total_tip_received",
@@ -43,82 +37,82 @@ ORDERS = _table(
     json="billing_address client_details customer discount_applications fulfillments note_attributes "
     "payment_gateway_names payment_terms refunds shipping_address tax_lines total_price_set total_tax_set",
 )
-ORDER_LINES = _table(
+ORDER_LINES = table(
     "order_lines", "order_id id", _PARENT, "order_id",
     int="order_id id product_id variant_id quantity current_quantity fulfillable_quantity grams",
     money="price total_discount", bool="gift_card product_exists requires_shipping taxable",
     text="admin_graphql_api_id fulfillment_service fulfillment_status name sku title variant_title vendor",
     json="discount_allocations duties price_set properties tax_lines total_discount_set",
 )
-ORDER_SHIPPING = _table(
+ORDER_SHIPPING = table(
     "order_shipping_lines", "order_id id", _PARENT, "order_id",
     int="order_id id", money="discounted_price price", bool="is_removed",
     text="carrier_identifier code phone source title",
     json="discount_allocations discounted_price_set price_set tax_lines",
 )
-ORDER_CODES = _table(
+ORDER_CODES = table(
     "order_discount_codes", "order_id code", _PARENT, "order_id", int="order_id", text="code type", money="amount")
-REFUNDS = _table(
+REFUNDS = table(
     "refunds", "id", _MADE,
     int="id order_id user_id", instant="created_at processed_at", bool="restock", text="admin_graphql_api_id note",
     json="duties order_adjustments refund_shipping_lines return total_duties_set",
 )
-REFUND_LINES = _table(
+REFUND_LINES = table(
     "refund_lines", "refund_id id", "the refund's " + _MADE, "refund_id",
     int="refund_id id line_item_id location_id quantity", money="subtotal total_tax", text="restock_type",
     json="line_item subtotal_set total_tax_set",
 )
-TRANSACTIONS = _table(
+TRANSACTIONS = table(
     "transactions", "id", _MADE,
     int="id order_id parent_id location_id user_id device_id", money="amount", instant="created_at processed_at",
     bool="test manual_payment_gateway", json="payment_details receipt total_unsettled_set",
     text="admin_graphql_api_id authorization currency error_code gateway kind message payment_id source_name "
     "status",
 )
-CUSTOMERS = _table(
-    "customers", "id",
+CUSTOMERS = table(
+    "customers", "id", _UPDATED,
     int="id last_order_id orders_count", money="total_spent", instant="created_at updated_at",
     bool="accepts_marketing tax_exempt verified_email",
     text="admin_graphql_api_id currency email first_name last_name last_order_name multipass_identifier note "
     "phone state tags",
     json="addresses default_address email_marketing_consent sms_marketing_consent tax_exemptions",
 )
-PRODUCTS = _table(
-    "products", "id",
+PRODUCTS = table(
+    "products", "id", _UPDATED,
     int="id", instant="created_at published_at updated_at", bool="has_variants_that_requires_components",
     text="admin_graphql_api_id body_html handle product_type published_scope status tags template_suffix title "
     "vendor",
     json="category image images media options variant_gids",
 )
-PRODUCT_VARIANTS = _table(
+PRODUCT_VARIANTS = table(
     "product_variants", "product_id id", _PARENT, "product_id",
     int="product_id id image_id inventory_item_id inventory_quantity old_inventory_quantity position grams",
     money="compare_at_price price", number="weight", instant="created_at updated_at",
     bool="requires_shipping taxable",
     text="admin_graphql_api_id barcode inventory_policy option1 option2 option3 sku title weight_unit",
 )
-FULFILLMENTS = _table(
-    "fulfillments", "id",
+FULFILLMENTS = table(
+    "fulfillments", "id", _UPDATED,
     int="id order_id location_id", instant="created_at updated_at",
     text="admin_graphql_api_id email name service shipment_status status tracking_company tracking_number "
     "tracking_url",
     json="destination line_items origin_address receipt tracking_numbers tracking_urls",
 )
-DRAFT_ORDERS = _table(
-    "draft_orders", "id",
+DRAFT_ORDERS = table(
+    "draft_orders", "id", _UPDATED,
     int="id order_id", money="subtotal_price total_price total_tax",
     instant="completed_at created_at invoice_sent_at updated_at", bool="tax_exempt taxes_included",
     text="admin_graphql_api_id currency email invoice_url name note status tags",
     json="applied_discount billing_address customer note_attributes shipping_address shipping_line tax_lines",
 )
-DRAFT_ORDER_LINES = _table(
+DRAFT_ORDER_LINES = table(
     "draft_order_lines", "draft_order_id id", _PARENT, "draft_order_id",
     int="draft_order_id id product_id variant_id quantity grams", money="price",
     bool="custom gift_card requires_shipping taxable", json="applied_discount properties tax_lines",
     text="admin_graphql_api_id fulfillment_service name sku title variant_title vendor",
 )
-CHECKOUTS = _table(
-    "checkouts", "token",
+CHECKOUTS = table(
+    "checkouts", "token", _UPDATED,
     int="id location_id total_weight user_id", bool="buyer_accepts_marketing taxes_included",
     money="subtotal_price total_discounts total_line_items_price total_price total_tax",
     instant="closed_at completed_at created_at updated_at",
@@ -127,10 +121,12 @@ CHECKOUTS = _table(
     json="billing_address customer discount_codes line_items note_attributes shipping_address shipping_lines "
     "tax_lines",
 )
-CARTS = _table(
-    "carts", "token", text="token id note", instant="created_at updated_at", json="line_items note_attributes")
-INVENTORY_LEVELS = _table(
-    "inventory_levels", "inventory_item_id location_id",
+CARTS = table(
+    "carts", "token", _UPDATED,
+    text="token id note", instant="created_at updated_at", json="line_items note_attributes",
+)
+INVENTORY_LEVELS = table(
+    "inventory_levels", "inventory_item_id location_id", _UPDATED,
     int="inventory_item_id location_id available", instant="updated_at", text="admin_graphql_api_id",
 )
 # fmt: on
@@ -162,7 +158,13 @@ vendor = Vendor(
         *(DRAFT_ORDERS, DRAFT_ORDER_LINES, CHECKOUTS, CARTS, INVENTORY_LEVELS),
     ),
     keep_headers=tuple(f"{x}shopify-{name}" for name in _KEPT for x in ("x-", "")),
-    proof="vectors.json: shopify.oracle",
+    setup=(
+        "Settings → Notifications → Webhooks, or an app's `webhookSubscriptionCreate`: this URL, format JSON.",
+        "The secret: the app's client secret, or “Your webhooks will be signed with …” on that page.",
+    ),
+    deletes="`*/delete` says the id alone: the row is marked deleted and keeps what it held.",
+    limits=("a product's variants behind the first 100 come as ids alone",),
+    proof="vector: shopify.oracle",
     # Eight tries in four hours, then the subscription is deleted: the page in `docs`, under "Retries".
     fragile=True,
 )

@@ -14,45 +14,39 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from relay.records import NS, Event, Record, Request, Table, Type, instant_of_ns
+from relay.records import NS, Event, Record, Request, Table, instant_of_ns
 from relay.signatures import Hmac, Timestamp
-from relay.source import Sample, Vendor, field
+from relay.source import Sample, Vendor, field, table
 
 _CLOCK: Final = "the event's created, in seconds; then the object's state and the event's name"
-
-
-def _table(name: str, key: str = "id", parent: str = "", clock: str = _CLOCK, **columns: str) -> Table:
-    """A table with its columns by type: `int="amount fee"` declares two integers."""
-    types = {column: Type(kind) for kind, group in columns.items() for column in group.split()}
-    return Table(name, tuple(key.split()), clock, types, tuple(parent.split()))
 
 
 def _object_table(name: str, **columns: str) -> Table:
     """A table of objects that have `id`, `object`, `created`, `livemode` and `metadata`, as nearly all have."""
     common = {"text": "id object stripe_account", "instant": "created", "bool": "livemode", "json": "metadata"}
     both = {kind: f"{common.get(kind, '')} {columns.get(kind, '')}" for kind in {**common, **columns}}
-    return _table(name, **both)
+    return table(name, "id", _CLOCK, **both)
 
 
 # fmt: off
-INVOICE_LINES = _table(
-    "invoice_lines", "invoice_id id", "invoice_id",
+INVOICE_LINES = table(
+    "invoice_lines", "invoice_id id", _CLOCK, "invoice_id",
     text="invoice_id id object invoice currency description invoice_item subscription subscription_item type",
     int="amount quantity", bool="discountable livemode proration",
     json="discount_amounts discounts metadata parent period plan price pricing tax_amounts tax_rates taxes",
 )
-SUBSCRIPTION_ITEMS = _table(
-    "subscription_items", "subscription_id id", "subscription_id",
+SUBSCRIPTION_ITEMS = table(
+    "subscription_items", "subscription_id id", _CLOCK, "subscription_id",
     text="subscription_id id object subscription", int="quantity", json="billing_thresholds metadata plan price",
     instant="created current_period_start current_period_end",
 )
-CREDIT_NOTE_LINES = _table(
-    "credit_note_lines", "credit_note_id id", "credit_note_id",
+CREDIT_NOTE_LINES = table(
+    "credit_note_lines", "credit_note_id id", _CLOCK, "credit_note_id",
     text="credit_note_id id object description invoice_line_item type", bool="livemode",
     int="amount discount_amount quantity unit_amount", number="unit_amount_decimal", json="tax_amounts tax_rates",
 )
-V2_EVENTS = _table(
-    "v2_events", clock="the event's created",
+V2_EVENTS = table(
+    "v2_events", "id", "the event's created",
     text="id object type context", instant="created", bool="livemode", json="data related_object reason changes",
 )
 #: By the `object` field; each is a family of event types too.
@@ -209,7 +203,16 @@ vendor = Vendor(
     test=_is_test,
     tables=(*TABLES.values(), INVOICE_LINES, SUBSCRIPTION_ITEMS, CREDIT_NOTE_LINES, V2_EVENTS),
     scrub=scrub,
-    proof="vectors.json: stripe.dotnet",
+    setup=(
+        "Developers → Webhooks → Add destination: this URL, the events that you want, payload style Snapshot.",
+        "The secret: “Signing secret” on that destination's page, the whole text with `whsec_`.",
+    ),
+    deletes="`*.deleted` carries the whole object: the row is marked deleted.",
+    limits=(
+        "lists inside an object are cut off after ten; such a set deletes nothing",
+        "events of API v2 name an object and hold no snapshot of it: they become rows of `v2_events`",
+    ),
+    proof="vector: stripe.dotnet",
     secret_like="whsec_",  # noqa: S106 - what secrets look like
 )
 

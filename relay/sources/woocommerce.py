@@ -16,16 +16,10 @@ from typing import Any, Final
 
 from relay.records import NS, Event, Record, Request, Table, Type, instant_ns, instant_of_ns
 from relay.signatures import Hmac
-from relay.source import Mapper, Reply, Sample, Vendor, header
+from relay.source import Mapper, Reply, Sample, Vendor, header, table
 
 _CLOCK: Final = "date_modified_gmt, in seconds; a deletion's or restoration's receipt"
 _PARENT: Final = "the order's date_modified_gmt, in seconds; a deletion's or restoration's receipt"
-
-
-def _table(name: str, key: str = "id", clock: str = _CLOCK, parent: str = "", **columns: str) -> Table:
-    """A table with its columns by type: `int="id parent_id"` declares two integers."""
-    types = {column: Type(kind) for kind, group in columns.items() for column in group.split()}
-    return Table(name, tuple(key.split()), clock, types, tuple(parent.split()))
 
 
 def _lines(name: str, **columns: str) -> Table:
@@ -35,12 +29,12 @@ def _lines(name: str, **columns: str) -> Table:
         "int": f"order_id id {columns.get('int', '')}",
         "json": f"meta_data {columns.get('json', '')}",
     }
-    return _table(name, "order_id id", _PARENT, "order_id", **both)
+    return table(name, "order_id id", _PARENT, "order_id", **both)
 
 
 # fmt: off
-ORDERS = _table(
-    "orders",
+ORDERS = table(
+    "orders", "id", _CLOCK,
     int="id parent_id customer_id",
     money="cart_tax discount_tax discount_total shipping_tax shipping_total total total_tax",
     instant="date_created_gmt date_modified_gmt date_completed_gmt date_paid_gmt",
@@ -70,8 +64,8 @@ ORDER_TAX_LINES = _lines(
     text="label rate_code",
 )
 ORDER_REFUNDS = _lines("order_refunds", money="total", text="reason")
-PRODUCTS = _table(
-    "products",
+PRODUCTS = table(
+    "products", "id", _CLOCK,
     int="id download_expiry download_limit menu_order parent_id rating_count shipping_class_id stock_quantity "
     "total_sales",
     money="price regular_price sale_price",
@@ -82,15 +76,15 @@ PRODUCTS = _table(
     "short_description sku slug status stock_status tax_class tax_status type weight",
     json="attributes categories default_attributes dimensions downloads images meta_data tags variations _links",
 )
-CUSTOMERS = _table(
-    "customers",
+CUSTOMERS = table(
+    "customers", "id", _CLOCK,
     int="id orders_count", money="total_spent", bool="is_paying_customer",
     instant="date_created_gmt date_modified_gmt",
     text="avatar_url date_created date_modified email first_name last_name role username",
     json="billing shipping meta_data _links",
 )
-COUPONS = _table(
-    "coupons",
+COUPONS = table(
+    "coupons", "id", _CLOCK,
     int="id limit_usage_to_x_items usage_count usage_limit usage_limit_per_user",
     money="amount maximum_amount minimum_amount",
     instant="date_created_gmt date_modified_gmt date_expires_gmt",
@@ -138,7 +132,13 @@ vendor = Vendor(
     tables=(ORDERS, *_LISTS.values(), PRODUCTS, CUSTOMERS, COUPONS),
     keep_headers=("X-WC-Webhook-Source", "X-WC-Webhook-ID", "X-WC-Webhook-Delivery-ID"),
     handshake=handshake,
-    proof="vectors.json: woocommerce.oracle",
+    setup=(
+        "WooCommerce → Settings → Advanced → Webhooks: this URL, a secret of your own, WP REST API v3.",
+        "Its first delivery is an unsigned ping, which is answered and not kept.",
+    ),
+    deletes="`*.deleted` says the id alone: the row is marked deleted and keeps what it held.",
+    limits=("times are whole seconds: two changes within one are ordered by arrival",),
+    proof="vector: woocommerce.oracle",
     # No delivery is tried again, and five failures in a row disable the webhook: the page in `docs`.
     fragile=True,
 )

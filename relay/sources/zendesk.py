@@ -146,7 +146,13 @@ vendor = Vendor(
     at=_at,
     tables=(TICKETS, COMMENTS, USERS, ORGANIZATIONS, ARTICLES, TRIGGERS),
     keep_headers=("X-Zendesk-Webhook-Id",),
-    proof="vectors.json: zendesk.oracle",
+    setup=(
+        "Admin Center → Apps and integrations → Webhooks → Create → Zendesk events: this URL.",
+        "The secret: “Reveal secret” on the webhook's page; the fixed one of its test button is refused.",
+    ),
+    deletes="Events of a deletion say so: the row is marked deleted.",
+    limits=("what a trigger sends is a template of the admin's own and becomes rows of `triggers`",),
+    proof="vector: zendesk.oracle",
 )
 
 
