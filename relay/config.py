@@ -107,7 +107,9 @@ class Settings(served.ServedSettings, BaseSettings):
         default=True, description="Mask card numbers in free text before anything is stored; ids and numbers stay."
     )
     redaction_key: SecretStr = Field(
-        SecretStr(""), description="Key of `hash` rules; keep it, or equal values no longer hash alike."
+        SecretStr(""),
+        description="Key of `hash` rules, and of the seal under which uploaded documents wait; keep it, or equal "
+        "values no longer hash alike.",
     )
     max_body_bytes: int = Field(10 * MIB, ge=1024, description="A larger body is refused with 413.")
     accept_deadline_s: float = Field(2.0, gt=0, le=30, description="A put that takes longer is answered 503.")

@@ -106,7 +106,7 @@ class BufferUnavailable(RelayError):
 
 
 class SealBroken(RelayError):
-    """A kept request cannot be opened: it was sealed under another `refused_key`, or changed since."""
+    """A kept request cannot be opened: it was sealed under another key, or changed since."""
 
     reason = "seal_broken"
 

@@ -26,6 +26,7 @@ from relay.buffer.accept import Delivery, Front, digest_of
 from relay.buffer.documents import CHUNK, ERROR_BYTES, LEASE_MS, MOST_ERRORS, RING_MS, Documents, backlog
 from relay.buffer.executions import CANCELED, FAILED, SUCCEEDED, Execution, Progress
 from relay.buffer.registry import Registry
+from relay.buffer.seal import of_documents
 from relay.config import Config, load
 from relay.dialect import Pushed, PushRefused, Row
 from relay.dialects import documents as dialect
@@ -90,7 +91,7 @@ def work(config: Config, number: int, token: str) -> None:
     """
     sources = sources_of(config)
     front = front_of(config, sources)
-    store = Documents(front.client)
+    store = Documents(front.client, seal=of_documents(config.settings.redaction_key.get_secret_value()))
     run = store.begin(number, token)
     if run is None:
         return

@@ -39,10 +39,17 @@ TICK_S: Final = 0.25
 _READER_IDLE_S: Final = 60
 _STOP_S: Final = 60.0
 _REDIS_TIMEOUT_S: Final = 30.0
+
+
+def _forget(config: Config) -> Iterator[dict[str, Any]]:
+    yield from jobs.forget(config)
+    exports.sweep(config)  # of what was exported of the tables
+
+
 _fork: Final = multiprocessing.get_context("fork")
 _VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
 _STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {
-    "events": jobs.events, "preview": jobs.preview, "forget": jobs.forget,
+    "events": jobs.events, "preview": jobs.preview, "forget": _forget,
 }  # fmt: skip
 log = telemetry.logger("worker")
 

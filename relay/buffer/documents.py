@@ -18,7 +18,8 @@ from relay.buffer import keys
 from relay.buffer.bounds import LETTER_BYTES, Bounds
 from relay.buffer.executions import RUNNING, UPLOADING, Execution, Import, Progress
 from relay.buffer.redis import script
-from relay.errors import BufferUnavailable
+from relay.buffer.seal import Seal
+from relay.errors import BufferUnavailable, SealBroken
 
 #: Bytes of a document in one chunk, before they are compressed.
 CHUNK: Final = 1024 * 1024
@@ -42,6 +43,8 @@ _NO_ROOM: Final = {
     b"source": "the datamart has used its share of the buffer for documents",
     b"all": "the buffer has no room for documents now",
 }
+#: Before a sealed chunk; others begin as zstd frames do.
+_SEALED: Final = b"sealed1:"
 Mode = Literal["holder", "free", "upload", "any"]
 
 
@@ -50,10 +53,11 @@ class Documents:
 
     Args:
         client: Redis. wait_ms: an execution is made only when Redis's disk has it; 0: it has at once.
+        seal: of what waits: rules of redaction hold for rows, and a document has none yet.
     """
 
-    def __init__(self, client: driver.Redis, wait_ms: int = 0) -> None:
-        self.client = client
+    def __init__(self, client: driver.Redis, wait_ms: int = 0, seal: Seal | None = None) -> None:
+        self.client, self.seal = client, seal
         self._store, self._end = script(client, "documents_store"), script(client, "documents_end")
         self._commit = script(client, "documents_commit", wait_ms=wait_ms)
         self._begin, self._note = script(client, "documents_begin"), script(client, "documents_note")
@@ -117,7 +121,7 @@ class Documents:
             keys.DEAD,
         ]  # fmt: skip
         limits = [int(bounds.total * SHARE), int(bounds.source * SHARE), bounds.overhead, LETTER_BYTES]
-        answer = self._store(names, [run.id, run.source, index, _compressed(data), *limits])
+        answer = self._store(names, [run.id, run.source, index, self._closed(run, index, data), *limits])
         if answer in _NO_ROOM:
             raise BufferUnavailable(_NO_ROOM[answer], reason="over_budget", retry_after_s=30)
         if answer != b"ok":
@@ -176,9 +180,25 @@ class Documents:
         return self.execution(number)
 
     def chunk(self, run: Execution, index: int) -> bytes | None:
-        """A piece of its document; None where it is not there."""
+        """A piece of its document; None where it is not there.
+
+        Raises:
+            BufferUnavailable: it is sealed under a key that the settings do not hold now.
+        """
         raw: Any = self.client.hget(_chunks(run.id), str(index))
-        return None if raw is None else _whole(raw)
+        if raw is None or not raw.startswith(_SEALED):
+            return None if raw is None else _whole(raw)
+        # It was acknowledged: it waits until the key is back.
+        if self.seal is None:
+            raise BufferUnavailable("a document is sealed, and no redaction_key is set", reason="sealed")
+        try:
+            return _whole(self.seal.open(raw[len(_SEALED) :], f"{run.id}/{index}"))
+        except SealBroken as error:
+            raise BufferUnavailable(f"a document is {error}", reason="sealed", retry_after_s=30) from error
+
+    def _closed(self, run: Execution, index: int, data: bytes) -> bytes:
+        small = _compressed(data)
+        return small if self.seal is None else _SEALED + self.seal.close(small, f"{run.id}/{index}")
 
     def note(
         self,
@@ -240,6 +260,13 @@ class Documents:
             if size is None or total > _ALL_ERROR_BYTES:
                 self.client.delete(_errors(int(id_)))
                 self.client.zrem(keys.DOCUMENTS_ERRORS, id_)
+
+    def waiting(self, client: int) -> list[int]:
+        """Executions of a client that are not over, or still being sent."""
+        due: Any = self.client.zrange(keys.DOCUMENTS_DUE, 0, -1)
+        sent: Any = self.client.zrange(keys.DOCUMENTS_UPLOADS, 0, -1)
+        numbers = sorted({int(id_) for id_ in (*due, *sent)})
+        return [n for n in numbers if self.client.hget(keys.execution(n), "client") == b"%d" % client]
 
     def due(self) -> list[int]:
         """Executions that nobody works on, though somebody should."""

@@ -113,6 +113,18 @@ class Exports:
         found = self.several([int(number) for number in raw])
         return [export for export in found if export is not None and export.client == client]
 
+    def drop(self, tables: Iterable[str]) -> int:
+        """Let all exports of these tables be no more; returns how many. Their files go with the next sweep."""
+        named, gone = set(tables), 0
+        raw: Any = self.client.zrange(keys.EXPORTS, 0, -1)
+        for number in map(int, raw):
+            export = self.find(number)
+            if export is not None and export.table in named:
+                self.client.delete(keys.export(number))
+                self.client.zrem(keys.EXPORTS, number)
+                gone += 1
+        return gone
+
     def begin(self, number: int) -> Export | None:
         """Start to write; None where it is no more, or finished."""
         export = self.find(number)

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from relay.buffer import keys
 from relay.buffer.redis import script, unavailable
-from relay.errors import SealBroken
+from relay.buffer.seal import Seal
 from relay.records import Request
 
 #: How long a refused request is kept, and an account remembered since its last refusal.
@@ -28,7 +28,6 @@ REMEMBERED_MS: Final = 7 * KEPT_MS
 FINDINGS: Final = 12
 #: What one kept request takes beside its sealed bytes, rounded up: two keys' names and their places.
 OVERHEAD: Final = 512
-_NONCE: Final = 12
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -86,41 +85,6 @@ class Accounts:
         except (RedisError, OSError) as error:
             raise unavailable(error) from error
         return {name.decode(): _account(value) for name, value in sorted(found.items())}
-
-
-class Seal:
-    """Seals and opens kept requests.
-
-    Args:
-        key: any text; the key of the cipher is derived from it (HKDF-SHA256).
-    """
-
-    def __init__(self, key: str) -> None:
-        # Few relays keep what they refuse, and the library is large.
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-        derived = HKDF(hashes.SHA256(), 32, salt=None, info=b"rowhook refused requests, 1").derive(key.encode())
-        self._cipher = AESGCM(derived)
-
-    def close(self, plain: bytes, about: str) -> bytes:
-        """Sealed bytes, which open only together with the same `about`."""
-        nonce = secrets.token_bytes(_NONCE)
-        return nonce + self._cipher.encrypt(nonce, plain, about.encode())
-
-    def open(self, sealed: bytes, about: str) -> bytes:
-        """The reverse of `close`.
-
-        Raises:
-            SealBroken: under another key, or changed since.
-        """
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], about.encode())
-        except (InvalidTag, ValueError):
-            raise SealBroken("sealed under another refused_key, or damaged") from None
 
 
 class Room(msgspec.Struct, frozen=True):

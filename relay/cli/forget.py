@@ -10,6 +10,8 @@ import redis as driver
 import typer
 
 from relay.buffer import forget as buffered
+from relay.buffer.documents import Documents
+from relay.buffer.exports import Exports
 from relay.buffer.failures import Failure, Failures
 from relay.cli.history import archived_blobs, owned
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
@@ -17,6 +19,7 @@ from relay.cli.subject import Subject
 from relay.config import Config
 from relay.errors import ConfigInvalid, RelayError
 from relay.intake import Source
+from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
 
 _SHOWN = 5
@@ -55,9 +58,17 @@ def forget(
     if held.waiting:
         lanes = ", ".join(f"{n} in lane {lane}" for lane, n in held.waiting.items())
         raise ConfigInvalid(f"events of this row still wait ({lanes}): try again once they are delivered")
+    if subject.source.startswith(PREFIX):
+        documents = Documents(client).waiting(int(subject.source.removeprefix(PREFIX)))
+        if documents:
+            some = ", ".join(map(str, documents[:_SHOWN]))
+            raise ConfigInvalid(f"documents of this client still wait (executions {some}): try again after them")
     if not yes:
         _ask(settings, subject, archive, held, unmapped=unmapped)
     report = _Report(table, key, [part.table for part in subject.parts])
+    dropped = Exports(client).drop(report.tables)
+    if dropped:
+        report.add({"place": "exports", "files, to be asked for again": dropped})
     arrivals = archive.ours + (archive.unmapped if unmapped else [])
     for line in stream_worker(settings, "forget", told=_told(subject, arrivals)):
         report.add(line)

@@ -10,7 +10,8 @@ import typer
 
 from relay import intake, telemetry
 from relay.buffer.accept import Front
-from relay.buffer.refused import Account, Accounts, Entry, Kept, Refused, Seal
+from relay.buffer.refused import Account, Accounts, Entry, Kept, Refused
+from relay.buffer.seal import of_refused
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.config import Config
 from relay.errors import ConfigInvalid, IntakeError, SealBroken
@@ -105,7 +106,7 @@ def retry(
     key = settings.settings.refused_key.get_secret_value()
     if not key.strip():
         raise settings.fault("refused_key", "is needed to open what was kept: set it as it was then")
-    done = _retry(settings, sources, Refused(buffer(settings), Seal(key)), source)
+    done = _retry(settings, sources, Refused(buffer(settings), of_refused(key)), source)
     if as_json:
         show(msgspec.to_builtins(done))
     else:

@@ -15,7 +15,7 @@ from relay.buffer.registry import Key, Registry
 from relay.dialect import Pushed, PushRefused
 from relay.dialects import documents as dialect
 from relay.dispatch import ask_to_expand
-from relay.errors import Unauthenticated
+from relay.errors import ConfigInvalid, Unauthenticated
 from relay.web.imports import same_key
 from relay.web.reading import read_body
 from relay.web.state import state
@@ -85,7 +85,10 @@ def execute(dm: str, iid: str) -> Response:
     one = _found(key, iid)
     _may_write(key, one.document_type)
     target = dialect.TARGETS[one.document_type]
-    same_key(state().clients.of(key.client), Pushed(target.table, target.key, []))
+    client = state().clients.of(key.client)
+    same_key(client, Pushed(target.table, target.key, []))
+    if client.redaction is not None and state().seal is None:
+        raise ConfigInvalid("documents wait before rules of redaction can hold: set redaction_key to seal them")
     upload = Upload(request.environ, dialect.MOST_BYTES)
     if upload.settled:
         dialect.check_type(upload.content_type, one.mime_type)
@@ -185,7 +188,7 @@ for _at in ("/v1/datamarts/<dm>/document_imports", "/v1/datamarts/<dm>/documents
 
 def _store() -> Documents:
     front = state().front
-    return Documents(front.client, front.wait_ms)
+    return Documents(front.client, front.wait_ms, state().seal)
 
 
 def _entered(dm: str) -> Key:

@@ -19,7 +19,8 @@ import msgspec
 import redis as driver
 
 from relay import intake
-from relay.buffer.refused import Accounts, Refused, Room, Seal
+from relay.buffer.refused import Accounts, Refused, Room
+from relay.buffer.seal import of_refused
 from relay.config import Settings
 from relay.doctor import MOST_REWRITTEN, Case, Finding, diagnose
 from relay.errors import IntakeError, RelayError
@@ -72,7 +73,7 @@ class Refusals:
         self._accounts = Accounts(client)
         self._refused: Refused | None = None
         if settings.keep_refused:
-            self._refused = Refused(client, Seal(settings.refused_key.get_secret_value()))
+            self._refused = Refused(client, of_refused(settings.refused_key.get_secret_value()))
         self._room = Room(
             settings.refused_max_bytes, settings.refused_source_max_bytes, settings.refused_request_max_bytes
         )

@@ -9,6 +9,7 @@ from flask import Flask, current_app, request
 
 from relay.buffer.accept import Front
 from relay.buffer.registry import Registry
+from relay.buffer.seal import of_documents
 from relay.config import Config
 from relay.intake import Source
 from relay.pushes import Client, client_of
@@ -26,6 +27,7 @@ class State:
         self.refusals = Refusals(config.settings, sources, front.client)
         registry = Registry(front.client)
         self.door, self.clients = Door(registry), Clients(config, sources, registry)
+        self.seal = of_documents(config.settings.redaction_key.get_secret_value())
         self._trusted = networks(config.settings.trusted_proxies)
         self._codecs: list[Codec] = []
 

@@ -24,6 +24,7 @@ from relay.buffer import documents, keys, ledger
 from relay.buffer.bounds import Bounds
 from relay.buffer.documents import Documents
 from relay.buffer.registry import id_of
+from relay.records import Codec
 from tests.flow.test_history import ERP, ORDERS
 from tests.flow.test_imports import Served
 from worker.destinations.mediarithmics.api import Api
@@ -269,12 +270,36 @@ def test_what_a_rule_redacts_and_card_numbers_are_in_no_error_file(here):
     card = b'{"operation": "UPSERT", "note": "card 4111 1111 1111 1111 please"}'
     told = here.run_through(made, lines(card))
     assert "4111 1111" not in here.errors(told)[0]["input"]
-    here.write(tables={"user_profiles": {"drop": ["phone"]}})
+    here.write(tables={"user_profiles": {"drop": ["phone"]}}, redaction_key="a long enough one")
     told = here.run_through(made, lines({"phone": "555"}, profile(1, phone="555")))
     assert here.errors(told)[0]["input"] is None
     assert "phone" not in [
         c[1] for c in here.rows("user_profiles", "user_id") and here.sql("PRAGMA table_info(user_profiles)")
     ]
+
+
+def test_a_document_under_rules_waits_sealed_and_is_refused_where_there_is_no_key_to_seal_it(here):
+    """Its rows do not exist yet, so that no rule can be applied to them."""
+    made, planted = here.make(), "planted-4711-value"
+    rules = {"user_profiles": {"drop": ["phone"]}}
+    here.write(tables=rules)
+    refused = here.call("POST", f"/{made}/executions", lines(profile(1, phone=planted)), kind=NDJSON)
+    assert (refused.status_code, refused.get_json()["status"]) == (503, "error")
+    here.write(tables=rules, redaction_key="one")
+    execution = here.send(made, lines(profile(1, phone=planted)))
+    (chunk,) = here.client.hvals(f"rh:execution:{execution}:chunks")
+    assert chunk.startswith(b"sealed1:")
+    for key in ({"redaction_key": "another"}, {}):
+        here.write(tables=rules, **key)
+        here.work(execution)
+        assert here.told(made, execution)["status"] in {"PENDING", "RUNNING"}, "it waits for the key it has"
+    here.write(tables=rules, redaction_key="one")
+    here.work(execution)
+    assert here.told(made, execution)["status"] == "SUCCEEDED"
+    here.well()
+    for key in here.client.scan_iter("*"):
+        assert planted.encode() not in (here.client.dump(key) or b"")
+    assert all(planted.encode() not in Codec().unpack(blob).raw for blob in here.client.hvals(keys.EVENTS))
 
 
 def test_rows_are_deleted_and_segments_come_as_csv(here):

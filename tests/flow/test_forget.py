@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from relay.buffer import keys, ledger
+from relay.buffer.exports import Exports, file_of
 from relay.cli.subject import Subject
 from relay.errors import ConfigInvalid
 from relay.records import Codec, Table
@@ -175,6 +176,20 @@ def forget(here: Here, *args: str, code: int = 0) -> dict[str, Any]:
 def erased(said: dict[str, Any]) -> dict[str, int]:
     """Place and what -> how many."""
     return {f"{p['place']} {what}": n for p in said["places"] for what, n in p.items() if what != "place" and n}
+
+
+def test_exports_of_its_tables_are_no_more_and_their_files_go(here: Here) -> None:
+    here.post("erp", planted(1, 5, "a"))
+    here.drain()
+    exports = Exports(here.client)
+    ours, other = (exports.create(1, "warehouse", t, n, t).id for n, t in enumerate(("erp_orders", "else")))
+    files = here.config.data_dir / "files"
+    files.mkdir()
+    for number in (ours, other):
+        (files / file_of(number)).write_text(PLANTED)
+    assert erased(forget(here, "erp_orders", "1"))["exports files, to be asked for again"] == 1
+    assert exports.expired(ours)
+    assert [path.name for path in files.iterdir()] == [file_of(other)]
 
 
 def test_a_late_delivery_does_not_bring_it_back_and_a_later_one_does(here: Here) -> None:

@@ -20,7 +20,8 @@ from typer.testing import CliRunner, Result
 from relay import config as configuration
 from relay.app import create_app
 from relay.buffer import keys, ledger, refused
-from relay.buffer.refused import Accounts, Refused, Room, Seal
+from relay.buffer.refused import Accounts, Refused, Room
+from relay.buffer.seal import of_refused
 from relay.cli.main import app
 from relay.config import load
 from relay.errors import ConfigInvalid, SealBroken
@@ -304,7 +305,7 @@ def test_a_timed_signature_is_verified_as_of_its_receipt(here: Relay) -> None:
     request = here.signed("pay", "pay-s3cret", now=then)
     assert here.post("pay", request).status_code == 401  # two hours later it is stale
     room = Room(10**6, 10**6, 10**6)
-    kept = Refused(here.client, Seal(KEY))
+    kept = Refused(here.client, of_refused(KEY))
     assert kept.keep("pay", request, then + NS, "signature_wrong", room)
     assert kept.keep("pay", request, then + 400 * NS, "signature_wrong", room)  # it was stale when it came
     _, done = here.retry()
@@ -373,9 +374,9 @@ def test_under_another_key_it_stays_shut_and_stays_kept(here: Relay) -> None:
 
 
 def test_a_seal_holds_for_one_request_of_one_source_only() -> None:
-    seal = Seal(KEY)
+    seal = of_refused(KEY)
     sealed = seal.close(b"body", "id|shop")
-    assert Seal(KEY).open(sealed, "id|shop") == b"body"
+    assert of_refused(KEY).open(sealed, "id|shop") == b"body"
     assert seal.close(b"body", "id|shop") != sealed
     changed = sealed[:-1] + bytes([sealed[-1] ^ 1])
     for broken, about in ((sealed, "id|other"), (sealed, "no|shop"), (changed, "id|shop"), (b"", "id|shop")):
@@ -385,7 +386,7 @@ def test_a_seal_holds_for_one_request_of_one_source_only() -> None:
 
 def test_after_its_time_a_request_is_gone_and_its_room_is_free(here: Relay, monkeypatch: Any) -> None:
     room = Room(100_000, 2_000, 100_000)
-    kept = Refused(here.client, Seal(KEY))
+    kept = Refused(here.client, of_refused(KEY))
     request = here.signed()
     assert kept.keep("erp", Request("POST", "u", {}, b"x" * 1000), 1, "signature_wrong", room)
     assert 0 < here.client.pttl(keys.REFUSED) <= refused.KEPT_MS
@@ -412,7 +413,7 @@ def test_after_its_time_a_request_is_gone_and_its_room_is_free(here: Relay, monk
 @pytest.mark.parametrize("size", [1, 300, 5_000, 60_000])
 def test_a_flood_of_forged_requests_stays_within_its_bytes(here: Relay, size: int) -> None:
     room = Room(total=400_000, source=150_000, request=100_000)
-    kept = Refused(here.client, Seal(KEY))
+    kept = Refused(here.client, of_refused(KEY))
     before = here.client.info("memory")["used_memory"]
     results = [
         kept.keep(f"source{n % 4}", Request("POST", "u", {}, bytes(size)), n, "signature_wrong", room)
