@@ -45,8 +45,15 @@ class Round(msgspec.Struct):
 class Side:
     """One application under load, with the Redis that it writes to, if any."""
 
-    def __init__(self, name: str, server: Gunicorn, valkey: Valkey | None, held: Callable[[], int] | None) -> None:
-        self.name, self.server, self.valkey, self.held = name, server, valkey, held
+    def __init__(
+        self,
+        name: str,
+        server: Gunicorn,
+        valkey: Valkey | None,
+        held: Callable[[], int] | None,
+        answer: bytes = b"202",
+    ) -> None:
+        self.name, self.server, self.valkey, self.held, self.answer = name, server, valkey, held, answer
         self.rounds: list[Round] = []
         self.sent = 0
 
@@ -54,7 +61,7 @@ class Side:
         """One round."""
         parts: list[Process] = [self.server, *([self.valkey] if self.valkey else [])]
         before = [part.cpu_s() for part in parts]
-        result = load.run(self.server.port, requests)
+        result = load.run(self.server.port, requests, answer=self.answer)
         spent = [1e6 * (p.cpu_s() - b) / len(requests) for p, b in zip(parts, before, strict=True)]
         waits = [1e3 * w for w in result.waits_s]
         self.sent += len(requests)

@@ -31,11 +31,11 @@ def wire(request: Request) -> bytes:
     return "\r\n".join([*head, "", ""]).encode() + request.body
 
 
-def run(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS) -> Result:
+def run(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS, answer: bytes = b"202") -> Result:
     """Send all requests, each connection its next as soon as it has its answer.
 
     Raises:
-        RuntimeError: an answer was not 202, or the server closed a connection.
+        RuntimeError: an answer had another status, or the server closed a connection.
     """
     waiting, waits = iter(requests), []
     epoll = select.epoll()
@@ -56,9 +56,9 @@ def run(port: int, requests: Sequence[bytes], connections: int = CONNECTIONS) ->
             if not ready:
                 raise RuntimeError("no answer for 30 s")
             for number, _ in ready:
-                answer = parts.pop(number, b"") + sockets[number].recv(65_536)
-                if not _whole(answer):
-                    parts[number] = answer
+                got = parts.pop(number, b"") + sockets[number].recv(65_536)
+                if not _whole(got, answer):
+                    parts[number] = got
                     continue
                 waits.append(time.perf_counter() - sent.pop(number))
                 request = next(waiting, b"")
@@ -76,15 +76,15 @@ def _first(waiting: object, most: int) -> list[bytes]:
     return [request for _, request in zip(range(most), waiting, strict=False)]  # type: ignore[call-overload]
 
 
-def _whole(answer: bytes) -> bool:
-    """Whether it is a whole answer; one that is not 202 ends the bench."""
+def _whole(answer: bytes, status: bytes) -> bool:
+    """Whether it is a whole answer; one of another status ends the bench."""
     head, end, body = answer.partition(b"\r\n\r\n")
     if not answer:
         raise RuntimeError("the server closed a connection")
     if not end:
         return False
-    if not head.startswith(b"HTTP/1.1 202"):
-        raise RuntimeError(f"not 202: {answer[:500]!r}")
+    if not head.startswith(b"HTTP/1.1 " + status):
+        raise RuntimeError(f"not {status.decode()}: {answer[:500]!r}")
     lower = head.lower()
     at = lower.index(b"content-length:") + 15
     return len(body) >= int(lower[at:].split(b"\r\n", 1)[0])

@@ -41,12 +41,14 @@ class Row(msgspec.Struct, frozen=True):
     Args:
         data: column name to JSON value.
         sequence: the client's own order of a row's changes; None where the order of arrival is meant.
+        version: of the whole table (`relay.records.WHOLE`), which orders before the sequence does.
         gone: it is deleted.
         rejected: why its table cannot hold it: it then goes, with this, to the table of rejected ones.
     """
 
     data: dict[str, Any]
     sequence: int | None = None
+    version: int | None = None
     gone: bool = False
     rejected: str = ""
 
@@ -60,6 +62,7 @@ class Pushed(msgspec.Struct, frozen=True):
         rows: in the order in which they were pushed; of equal keys the last one counts.
         columns: declared columns, name to `relay.records.Type` value; others come as they come.
         ours: the API keeps it, so that no key need allow it.
+        active: rows of versions of the table before this one are deleted.
     """
 
     table: str
@@ -67,6 +70,7 @@ class Pushed(msgspec.Struct, frozen=True):
     rows: list[Row]
     columns: Mapping[str, str] = {}
     ours: bool = False
+    active: int | None = None
 
 
 def check_table(name: str) -> None:

@@ -122,7 +122,8 @@ def rehearsal(
         source: theirs.
         failed: takes the events that cannot be mapped, and why.
     """
-    schemas = {id_: text.decode() for id_, text in source.schemas.items()}
+    declared = source.declared if isinstance(source, Client) else source.schemas
+    schemas = {id_: text.decode() for id_, text in declared.items()}
     yield {"destinations": list(source.to), "schemas": schemas}
     for _, arrival, mapped in _each(events, {source.name: source}, failed):
         yield {"arrival": arrival, "source": source.name, "blob": base64.b64encode(mapped.blob).decode()}

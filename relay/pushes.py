@@ -29,6 +29,7 @@ from relay.records import (
     instant_of_ns,
     key_of,
     key_text,
+    lane_columns,
     partition_of,
 )
 from relay.redaction import Redaction
@@ -41,6 +42,9 @@ ROWS_OF_EVENT: Final = 500
 BYTES_OF_EVENT: Final = 150_000
 #: Where rows go that their own table cannot hold, as Stitch calls it.
 REJECTED: Final = "_sdc_rejected"
+_MOST_MS: Final = 10**13
+_LAST: Final = 10**19 - 1
+_RANK: Final = 99
 _REJECTED_COLUMNS: Final = {
     "_sdc_rejected_at": "instant",
     "table_name": "text",
@@ -165,6 +169,8 @@ def delivery(
         for rows in _in_events(part.rows):
             some = msgspec.structs.replace(part, rows=rows)
             offers.append(_offer(client, table, some, codec, kind, cards_in=cards_in))
+        if part.active:  # of none before the first
+            offers.append(_packed(client, table, part.table, [_swept(table, part.active)], codec, kind))
     tables = dict.fromkeys(part.table for part in pushed if not part.ours)
     return Delivery(client.name, tuple(offers), schemas, Guard(key_id, "import", client.number, tuple(tables)))
 
@@ -208,7 +214,8 @@ def _offer(client: Client, table: Table, part: Pushed, codec: Codec, kind: str, 
         if cards_in and client.mask_cards:
             data = cards.masked(data)
         make: Any = table.gone if row.gone else table.row
-        record: Record = make(data, at=row.sequence)
+        at, sequence = (row.sequence, 0) if row.version is None else (_moment(row.version), row.sequence or 0)
+        record: Record = make(data, at=at, sequence=sequence)
         if client.redaction is not None:
             record = client.redaction.record(record)
             if any(record.data.get(column) is None for column in table.key):
@@ -216,10 +223,23 @@ def _offer(client: Client, table: Table, part: Pushed, codec: Codec, kind: str, 
         identity = key_of(record.data, table.key)
         before = newest.pop(identity, None)
         newest[identity] = before if before is not None and before.version > record.version else record
-    records = list(newest.values())
+    return _packed(client, table, part.table, list(newest.values()), codec, kind)
+
+
+def _moment(version: int) -> int:
+    """A version of a whole table as a time, in the same order; what its clients use are milliseconds."""
+    return version * 1_000_000 if version < _MOST_MS else 10**19 + version
+
+
+def _swept(table: Table, active: int) -> Record:
+    """The end of all rows of older versions: nothing of the active one stands before it."""
+    return table.children({}, (), at=_moment(active) - 1, sequence=_LAST, rank=_RANK)
+
+
+def _packed(client: Client, table: Table, name: str, records: list[Record], codec: Codec, kind: str) -> Offer:
     raw = encode_json([record.data for record in records])
     meta = Meta(
-        client.name, kind, part.table, headers={"content-type": "application/json"},
+        client.name, kind, name, headers={"content-type": "application/json"},
         schemas={table.name: table.schema_id}, to=tuple(client.to),
     )  # fmt: skip
     counts: Counter[str] = Counter({f"e|{client.name}|accepted": 1, f"e|{client.name}|mapped": 1})
@@ -229,13 +249,13 @@ def _offer(client: Client, table: Table, part: Pushed, codec: Codec, kind: str, 
         counts[at + "pending"] += len(records)
     lanes = _lanes(client, table, records)
     # A push is never a repetition: the same row again is the same row again.
-    return Offer("", "", codec.pack(meta, raw, records), False, lanes, counts, part.table)  # noqa: FBT003 - see Offer
+    return Offer("", "", codec.pack(meta, raw, records), False, lanes, counts, name)  # noqa: FBT003 - see Offer
 
 
 def _lanes(client: Client, table: Table, records: Iterable[Record]) -> tuple[str, ...]:
     lanes = dict.fromkeys(client.archive)
     for destination, partitions in client.to.items():
         for record in records:
-            key = key_text(record, table.parent or table.key)
+            key = key_text(record, lane_columns(table.key, table.parent, table.columns))
             lanes[lane_name(destination, partition_of(table.name, key, partitions), partitions)] = None
     return tuple(lanes)

@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from functools import cached_property
@@ -24,6 +24,8 @@ from relay.errors import MalformedPayload
 NS: Final = 1_000_000_000
 #: Digits of a version: nanoseconds, vendor sequence (fits a 64-bit integer), state rank, arrival number.
 TIME_DIGITS, SEQUENCE_DIGITS, RANK_DIGITS, ARRIVAL_DIGITS = 20, 19, 2, 16
+#: A table with this column comes in versions of the whole: a set without a parent deletes what older ones left.
+WHOLE: Final = "_sdc_table_version"
 #: The time part of a version whose table has no vendor clock; the arrival number takes its place.
 BY_RECEIPT: Final = "-" * TIME_DIGITS
 #: Nested deeper than this a body is refused by name: recursive readers downstream have their own limits.
@@ -337,10 +339,19 @@ def key_of(row: Mapping[str, Any], key: tuple[str, ...]) -> str:
     return _encoder.encode([_key_scalar(row.get(column)) for column in key]).decode()
 
 
+def lane_columns(key: tuple[str, ...], parent: tuple[str, ...], columns: Container[str]) -> tuple[str, ...]:
+    """The columns by which a table's records are shared out among lanes.
+
+    Rows of a child table go with their parent, so that one lane decides on them and on its sets; and a table that
+    comes in versions of the whole goes into one lane.
+    """
+    return () if WHOLE in columns else parent or key
+
+
 def lane_key(declaration: bytes, record: Record) -> str:
     """What a record's lane is chosen by, from its table's declaration (`Table.declaration`)."""
-    key, parent, _ = _decoder.decode(declaration)
-    return key_of(record.data, tuple(parent or key))
+    key, parent, columns = _decoder.decode(declaration)
+    return key_of(record.data, lane_columns(tuple(key), tuple(parent), columns))
 
 
 def partition_of(table: str, key: str, partitions: int) -> int:

@@ -14,7 +14,9 @@ What every destination must make true of a batch, in any order and any number of
   older than the tombstone and newer than what it holds is then written beneath it, so that the order of arrival
   never shows. `full_gone`: row and tombstone in one. A newer `row` clears `_relay_deleted_at` again.
 * `set`: members are upserted as rows; where the set is complete, rows of the same parent that are not members
-  are marked deleted; an older set than the newest complete one applied for this parent changes nothing.
+  are marked deleted; an older set than the newest complete one applied for this parent changes nothing. Where
+  the table has no parent, a complete set has no members either: all rows of an older version are deleted, and
+  such rows are deleted as they come where the table has the column `relay.records.WHOLE`.
 * Each key occurs once in a batch (`worker.batching` sees to it); where `keeps_deleted`, once as a row and once as
   a `gone`; and a parent may occur with several sets where a newer one is incomplete.
 """

@@ -17,7 +17,7 @@ from relay.buffer import keys
 from relay.buffer.forget import key_pattern, version_in
 from relay.buffer.lanes import Lane
 from relay.errors import Permanent, Transient
-from relay.records import decode_json, encode_json, full_version, key_of, version_prefix
+from relay.records import WHOLE, decode_json, encode_json, full_version, key_of, version_prefix
 from worker.columns.erasing import above
 from worker.destination import Batch, Destination, Item, Rejected, TableSpec
 from worker.fence import FLOOR, Marker
@@ -105,7 +105,7 @@ def token() -> str:
 
 def _blank(destination: Destination, batch: Batch, members: list[dict[str, Any]], lane_of: LaneOf) -> int:
     spec, (item, *_) = batch.table, batch.items
-    lane = lane_of(spec.name, item.key)
+    lane = lane_of(spec.name, "[]" if WHOLE in spec.columns else item.key)
     until = time.monotonic() + _LANE_S
     while not lane.begin():
         if time.monotonic() > until:

@@ -17,6 +17,7 @@ from relay.records import (
     encode_json,
     full_version,
     key_of,
+    lane_columns,
     partition_of,
     records_of,
 )
@@ -102,7 +103,7 @@ class Reader:
                 yield record.table, self._item(one, record, position, spec, rough, test=event.meta.test)
 
     def _ours(self, record: Record, spec: TableSpec) -> bool:
-        key = key_of(record.data, spec.parent or spec.key)
+        key = key_of(record.data, lane_columns(spec.key, spec.parent, spec.columns))
         return partition_of(record.table, key, self._partitions) == self._partition
 
     def _item(

@@ -98,6 +98,8 @@ class Subject:
 def _rows(record: Record, part: Part) -> Iterator[dict[str, Any]]:
     """Rows in a record that are of the part; of a complete set that leaves the row out, its key."""
     columns = tuple(part.named)
+    if record.members is not None and not part.declared.parent:
+        return  # the end of a whole version of the table, which names no row
     if not part.whole:
         if key_of(record.data, columns) == part.key:
             yield record.data

@@ -5,8 +5,9 @@ Facts: https://www.stitchdata.com/docs/developers/import-api/api and what target
 words, the nearest that they have are used.
 
 * A row's order is its `sequence`: of one key the greatest wins, whenever it comes.
-* Rows carry `_sdc_sequence` and, of a versioned table, `_sdc_table_version`. Rows of older versions stay: which
-  version is active stands in the table `_sdc_table_versions`, by `table_name`.
+* Rows carry `_sdc_sequence` and, of a versioned table, `_sdc_table_version`, which orders before the sequence.
+  Once a version is activated, rows that only older ones had are deleted; which one is active stands in the table
+  `_sdc_table_versions`, by `table_name`.
 * A record that the API takes and no table can hold goes to `_sdc_rejected`.
 * A table's name is made of letters, digits and underscores; what else a stream is called by becomes an underscore.
 """
@@ -24,7 +25,7 @@ from relay.dialect import LONGEST_NAME, Pushed, PushRefused, Row
 from relay.dialects import transit
 from relay.dialects.schemas import Schema, SchemaInvalid, kind_of
 from relay.errors import MalformedPayload
-from relay.records import decode_json
+from relay.records import WHOLE, decode_json
 
 KIND: Final = "stitch"
 MOST_BYTES: Final = 20 * 1024 * 1024
@@ -34,7 +35,7 @@ MOST_SEQUENCE: Final = 2**63 - 1
 MOST_POINTS: Final = 10_000
 MOST_KEY: Final = 1024
 SEQUENCE: Final = "_sdc_sequence"
-TABLE_VERSION: Final = "_sdc_table_version"
+TABLE_VERSION: Final = WHOLE
 #: Says which version of a table is the active one.
 VERSIONS: Final = "_sdc_table_versions"
 JSON: Final = "application/json"
@@ -95,7 +96,13 @@ def parse_push(body: bytes, kind: str, client: int) -> list[Pushed]:
         if part.key != key:
             raise _unprocessable([{"reason": {"key_names": ["must be the same for all records of a table"]}}])
         part.rows.append(_row(record["data"], record["sequence"], record.get("table_version")))
-    return list(parts.values())
+    return [_with_columns(part) for part in parts.values()]
+
+
+def _with_columns(part: Pushed) -> Pushed:
+    """Rows of a versioned table, which is known by its column."""
+    versioned = any(TABLE_VERSION in row.data for row in part.rows)
+    return msgspec.structs.replace(part, columns={TABLE_VERSION: "int"}) if versioned else part
 
 
 def _check_clients(data: list[Any], client: int) -> None:
@@ -196,7 +203,8 @@ def parse_batch(body: bytes, kind: str) -> list[Pushed]:
         else:
             active = max(active, message["sequence"])
     columns = schema.columns | {SEQUENCE: "int"} | ({TABLE_VERSION: "int"} if version is not None else {})
-    parts = [Pushed(name, key, rows, columns)] if rows else []
+    ends = version if active >= 0 else None
+    parts = [Pushed(name, key, rows, columns, active=ends)] if rows or ends is not None else []
     if active >= 0:
         said = Row({"table_name": name, "table_version": version}, active)
         parts.append(Pushed(VERSIONS, ("table_name",), [said], ours=True))
@@ -269,7 +277,7 @@ def _row(data: dict[str, Any], sequence: int, version: int | None) -> Row:
     row = {**data, SEQUENCE: sequence}
     if version is not None:
         row[TABLE_VERSION] = version
-    return Row(row, sequence)
+    return Row(row, sequence, version or 0)
 
 
 def _unholdable(data: dict[str, Any]) -> str:

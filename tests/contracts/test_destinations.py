@@ -20,7 +20,7 @@ from psycopg import conninfo
 
 from relay import catalogue
 from relay.errors import DeliveryError, Permanent, Refused, Transient
-from relay.records import decode_json
+from relay.records import WHOLE, decode_json
 from tests.contracts.destinations import (
     HARNESSES,
     LINES,
@@ -38,7 +38,7 @@ from tests.contracts.destinations import (
     version,
 )
 from worker.columns.changes import ORIGIN
-from worker.destination import STORED, SUPERSEDED, Batch, Destination, Preview, Rejected, TableSpec
+from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Preview, Rejected, TableSpec
 
 KINDS = [kind for kind in catalogue.names(PACKAGE) if kind in HARNESSES]
 
@@ -214,6 +214,38 @@ def test_a_process_that_does_not_know_a_column_leaves_no_old_value_in_it(place: 
 
 def skus(place: Harness) -> list[str]:
     return [f"{one['order_id']}{one['sku']}@{one['at']}" for one in live(place.rows("shop_lines"))]
+
+
+WHOLE_ORDERS = TableSpec("shop_full", ("id",), (), {"id": "id", WHOLE: "int"})
+
+
+def over(at: int) -> Item:
+    """The end of all rows of a table that are older."""
+    one = item("set", {}, at)
+    one.key, one.members = "[]", []
+    return one
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_a_whole_version_that_ends_deletes_what_is_older_in_any_order(
+    place: Harness, order: tuple[int, ...]
+) -> None:
+    destination = place.open()
+    given = (row(1, id="a"), row(2, id="b"), over(3), row(4, id="b"))
+    for n in order:
+        deliver(destination, given[n], table=WHOLE_ORDERS)
+    assert [one["id"] for one in live(place.rows("shop_full"))] == ["b"]
+    assert {one["id"] for one in place.rows("shop_full")} == {"a", "b"}
+
+
+def test_a_whole_version_that_ends_is_previewed_and_an_older_end_changes_nothing(place: Harness) -> None:
+    destination = place.open()
+    deliver(destination, row(1, id="a"), row(5, id="b"), table=WHOLE_ORDERS)
+    found = destination.preview(Batch(WHOLE_ORDERS, [over(3)]))
+    assert [(change.op, change.key["id"]) for change in found.changes] == [("changed", "a")]
+    assert deliver(destination, over(3), row(2, id="c"), table=WHOLE_ORDERS) == [STORED, STORED]
+    assert deliver(destination, over(2), table=WHOLE_ORDERS) == [SUPERSEDED]
+    assert [one["id"] for one in live(place.rows("shop_full"))] == ["b"]
 
 
 def test_a_set_grows_and_shrinks(place: Harness) -> None:

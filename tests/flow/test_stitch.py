@@ -355,14 +355,57 @@ def test_patterns_are_not_run_and_exact_multiples_are(here):
     assert here.send("batch", batch({"id": 1, "n": 0.071}, schema=schema)).status_code == 400
 
 
-def test_a_tables_version_is_a_column_and_the_active_one_is_on_record(here):
-    active = {"action": "activate_version", "sequence": 9}
-    one = batch({"id": 1}, {"id": 2}, table_version=100)
-    assert here.send("batch", one).status_code == 201
-    two = batch({"id": 1}, sequence=5, table_version=200)
-    assert here.send("batch", {**two, "messages": [*two["messages"], active]}).status_code == 201
-    assert here.stored("people", "id, _sdc_table_version") == [("1", "200"), ("2", "100")]
+ACTIVE = {"action": "activate_version", "sequence": 9}
+STATE = "id, _sdc_table_version, _relay_deleted_at IS NULL"
+
+
+def activated(version: int, *rows: dict[str, Any], sequence: int = 5) -> dict[str, Any]:
+    """Rows of a version of the whole table, which is then the active one."""
+    made = batch(*rows, sequence=sequence, table_version=version)
+    return {**made, "messages": [*made["messages"], ACTIVE]}
+
+
+def test_an_activated_version_deletes_the_rows_that_only_older_ones_had(here):
+    assert here.send("batch", batch({"id": 1}, {"id": 2}, table_version=100)).status_code == 201
+    assert here.stored("people", STATE) == [("1", "100", "1"), ("2", "100", "1")]
+    assert here.send("batch", activated(200, {"id": 1})).status_code == 201
+    assert here.stored("people", STATE) == [("1", "200", "1"), ("2", "100", "0")]
     assert here.stored("_sdc_table_versions", "table_name, table_version") == [("people", "200")]
+
+
+def test_a_row_of_a_version_that_is_over_comes_deleted_and_one_of_the_active_one_alive(here):
+    """Whatever its sequence, and whenever it comes: a retry, a replay, or another lane."""
+    assert here.send("batch", activated(200, {"id": 1}, {"id": 2})).status_code == 201
+    here.drain()
+    assert here.send("batch", batch({"id": 2}, {"id": 3}, sequence=2**62, table_version=100)).status_code == 201
+    assert here.send("batch", batch({"id": 4}, sequence=0, table_version=200)).status_code == 201
+    assert here.stored("people", STATE) == [
+        ("1", "200", "1"),
+        ("2", "200", "1"),
+        ("3", "100", "0"),
+        ("4", "200", "1"),
+    ]
+    assert here.send("batch", activated(300)).status_code == 201
+    assert [row[2] for row in here.stored("people", STATE)] == ["0", "0", "0", "0"]
+
+
+def test_an_older_activation_that_comes_late_deletes_nothing_and_all_balances(here):
+    assert here.send("batch", activated(300, {"id": 1})).status_code == 201
+    assert here.send("batch", activated(200, {"id": 2})).status_code == 201
+    assert here.stored("people", STATE) == [("1", "300", "1"), ("2", "200", "0")]
+    assert ledger.audit(here.client, deep=True) == []
+    audit = here.run("audit", "--deep")
+    assert audit.exit_code == 0, audit.output
+    replayed = here.run("replay", "--source", "client:12", "--since", "1h", "--dry-run")
+    assert replayed.exit_code == 0, replayed.output
+    assert replayed.output.startswith("0 inserted, 0 changed, "), replayed.output
+    here.sql("DELETE FROM people")
+    assert here.run("replay", "--source", "client:12", "--since", "1h").exit_code == 0
+    assert here.stored("people", STATE) == [("1", "300", "1"), ("2", "200", "0")]
+
+
+def test_an_activation_needs_a_version(here):
+    active = ACTIVE
     answer = here.send("batch", batch(messages=[active]))
     assert said(answer) == {"error": "Request failed validation:#: required key [table_version] not found"}
 

@@ -38,5 +38,5 @@ def test_scripts_and_types_are_in_the_wheel(tmp_path: Path):
         "relay/py.typed",
         "worker/py.typed",
         "relay/sources/shopify.py",
-        "worker/destinations/sqlite.py",
+        "worker/destinations/sqlite/__init__.py",
     } <= names

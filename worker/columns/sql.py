@@ -23,6 +23,15 @@ RELAY: Final = (
 )
 
 
+#: Of a row `t`, where a set has no parent: what is deleted stays as it is.
+LIVING: Final = "t._relay_deleted_at IS NULL"
+
+
+def older(version: str) -> str:
+    """Of a row `t`: it is older than this version of the whole table, or was deleted as it."""
+    return f"({LIVING} AND t._relay_version < {version}) OR t._relay_version = {version}"
+
+
 def listed(names: Iterable[str]) -> str:
     """Quoted names with commas."""
     return ", ".join(map(quoted, names))

@@ -45,7 +45,7 @@ class Part:
     def fit(self, layout: Layout, key: Sequence[str], dialect: Dialect) -> None:
         """Encode each column that the table has, and say what is `wanted` and `rejected`."""
         self.columns, self.kinds, self.wanted, self.rejected = {}, {}, [], {}
-        present: set[str] = set(self.sources or key).union(*([] if self.sources is not None else self.datas))
+        present = set(key).union(*self.datas) if self.sources is None else set(self.sources)
         if unknown := present.difference(layout.by_source):
             self._infer(unknown)
         known = [source for source in layout.by_source if source in present]
@@ -164,6 +164,11 @@ class Work:
         if loser.members is None and loser.version < winner.version:
             self.verdicts[part.owners[old]] = SUPERSEDED
         return new
+
+
+def is_gone(item: Item, floor: str) -> bool:
+    """Whether a whole row comes deleted: so it is said, or it is of a version of the table that is over."""
+    return item.op == "full_gone" or item.version < floor
 
 
 def relay_cells(item: Item, *, deleted: bool) -> tuple[Any, ...]:

@@ -19,14 +19,14 @@ from typing import Final
 from psycopg import errors
 
 from relay.errors import Transient
-from relay.records import Type, version_instant
+from relay.records import WHOLE, Type, version_instant
 from worker.columns import sql
 from worker.columns.changes import Rows, compared
 from worker.columns.copytext import column_text, copy_blocks
 from worker.columns.erasing import emptied, raised
 from worker.columns.layout import Layout, quoted
 from worker.columns.values import instant_text
-from worker.columns.work import Part, Work
+from worker.columns.work import Part, Work, is_gone
 from worker.destination import SUPERSEDED, Batch, Destination, Limits, Preview, TableInfo, TableSpec, Verdict
 from worker.destinations.postgres.reading import SchemaReader
 from worker.destinations.postgres.session import PostgresSettings, Session
@@ -129,7 +129,7 @@ class Postgres(Destination):
             layout = self._tables.extend(spec, wanted)
         self._begin(spec, layout)
         stale = self._mark_sets(work)
-        self._upsert_rows(work, layout, stale)
+        self._upsert_rows(work, layout, stale, self._floor(spec))
         self._upsert_gones(work, layout)
         self._delete_strangers(work, layout, stale)
         self._db.committing = True
@@ -146,10 +146,13 @@ class Postgres(Destination):
                 continue
             lists = [f"{self._db.quote(list(map(str, part.columns[name])))}::text[]" for name in match]
             same = [f"t.{quoted(name)} = u.k{n}::{TYPES[part.kinds[name]]}" for n, name in enumerate(match)]
+            keys = f"unnest({', '.join(lists)}) AS u({', '.join(f'k{n}' for n in range(len(match)))})"
+            # Without a parent: all that a whole version leaves behind.
+            end = self._db.quote(max(work.items[n].version for n in part.owners))
+            where = f"JOIN {keys} ON {' AND '.join(same)}" if match else f"WHERE {sql.older(end)}"
             rows = self._db.run(
                 f"SELECT {', '.join(f't.{quoted(name)}::text' for name in names)} "
-                f"FROM {self._db.at(layout.table)} AS t JOIN unnest({', '.join(lists)}) "
-                f"AS u({', '.join(f'k{n}' for n in range(len(match)))}) ON {' AND '.join(same)}"
+                f"FROM {self._db.at(layout.table)} AS t {where}"
             ).fetchall()
             for row in (dict(zip(names, cells, strict=True)) for cells in rows):
                 found[tuple(row[name] for name in key)] = row
@@ -238,12 +241,22 @@ class Postgres(Destination):
             work.verdicts[n] = SUPERSEDED
         return stale
 
-    def _upsert_rows(self, work: Work, layout: Layout, stale: set[int]) -> None:
+    def _floor(self, spec: TableSpec) -> str:
+        """The version before which all rows are deleted, of a table that comes in versions of the whole."""
+        if WHOLE not in spec.columns:
+            return ""
+        found = self._db.run(
+            f"SELECT version FROM {self._db.at('_relay_sets')} "
+            f"WHERE table_name = {self._db.quote(spec.name)} AND parent_key = '[]' FOR SHARE"
+        ).fetchone()
+        return str(found[0]) if found else ""
+
+    def _upsert_rows(self, work: Work, layout: Layout, stale: set[int], floor: str) -> None:
         order = work.order(work.rows, layout, DIALECT, stale)
         if not order:
             return
         key, present = layout.names(work.spec.key), list(work.rows.columns)
-        self._stage("_relay_rows", work, work.rows, order)
+        self._stage("_relay_rows", work, work.rows, order, floor)
         beneath = "CASE WHEN i._relay_deleted_at IS NOT NULL THEN i._relay_version END"
         done = self._insert("_relay_rows", layout, present, beneath, sql.whole_rows(layout, key, present))
         if done == len(order):
@@ -294,11 +307,13 @@ class Postgres(Destination):
             f"WHERE {_match(layout.names(work.spec.parent))} AND t._relay_version < i._relay_version"
         )
 
-    def _stage(self, name: str, work: Work, part: Part, order: Sequence[int]) -> None:
+    def _stage(self, name: str, work: Work, part: Part, order: Sequence[int], floor: str = "") -> None:
         """Copy rows of a part into a temporary table."""
         items = [work.items[owner] for owner in part.owners]
-        living = {"row", "set"} if part is work.rows else set()
-        gone = [None if i.op in living else instant_text(version_instant(i.version)) for i in items]
+        rows = part is work.rows
+        gone = [
+            None if rows and not is_gone(i, floor) else instant_text(version_instant(i.version)) for i in items
+        ]
         fields = [
             list(map(str, range(len(items)))),
             column_text(Type.TEXT, [item.source for item in items]),
@@ -319,7 +334,7 @@ class Postgres(Destination):
 
 
 def _match(names: Sequence[str]) -> str:
-    return " AND ".join(f"t.{quoted(name)} = i.{quoted(name)}" for name in names)
+    return " AND ".join(f"t.{quoted(name)} = i.{quoted(name)}" for name in names) or sql.LIVING
 
 
 destination = Postgres

@@ -19,24 +19,13 @@ from typing import Any, Final
 from pydantic import Field
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
-from relay.records import Type
 from worker.columns import sql
 from worker.columns.changes import Rows, compared
 from worker.columns.erasing import emptied, raised
 from worker.columns.files import durable, rewritten
-from worker.columns.layout import (
-    MISFIT,
-    Column,
-    Dialect,
-    Layout,
-    Wanted,
-    first_columns,
-    foreign_table,
-    quoted,
-    sql_name,
-)
+from worker.columns.layout import Layout, quoted
 from worker.columns.reader import FileReader
-from worker.columns.work import Part, Work, relay_cells
+from worker.columns.work import Part, Work, is_gone, relay_cells
 from worker.destination import (
     SUPERSEDED,
     Batch,
@@ -45,31 +34,10 @@ from worker.destination import (
     Preview,
     Settings,
     TableInfo,
-    TableSpec,
     Verdict,
 )
+from worker.destinations.sqlite.tables import CATALOGUE, DIALECT, add, floor, layout_of, read
 
-DIALECT: Final = Dialect(fold=str.lower, any_number=True)
-_TYPES: Final = {
-    Type.TEXT.value: "TEXT",
-    Type.INT.value: "",
-    Type.NUMBER.value: "TEXT",
-    Type.INSTANT.value: "TEXT",
-    Type.BOOL.value: "BOOLEAN",
-    Type.JSON.value: "TEXT",
-    MISFIT: "TEXT",
-}
-_CATALOGUE: Final = """
-CREATE TABLE IF NOT EXISTS _relay_tables (table_name TEXT PRIMARY KEY, sql_name TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS _relay_columns (table_name TEXT, source_column TEXT NOT NULL, sql_column TEXT,
-    type TEXT NOT NULL, PRIMARY KEY (table_name, sql_column));
-CREATE TABLE IF NOT EXISTS _relay_sets (table_name TEXT, parent_key TEXT, version TEXT NOT NULL,
-    PRIMARY KEY (table_name, parent_key))
-"""
-_RELAY_TYPES: Final = (
-    "_relay_source TEXT, _relay_event TEXT, _relay_version TEXT NOT NULL, _relay_received_at TEXT, "
-    "_relay_deleted_at TEXT, _relay_test BOOLEAN, _relay_data_version TEXT"
-)
 # https://www.sqlite.org/rescode.html: primary codes by consequence; what is in neither is Permanent.
 _TRANSIENT: Final = frozenset(
     {5, 6, 7, 9, 10, 13, 14, 15}
@@ -108,12 +76,12 @@ class Sqlite(Destination):
     def preview(self, batch: Batch) -> Preview:
         """Apply a batch, look at its rows before and after, and roll back."""
         with self._transaction(keep=False) as db:
-            layout = self._layout(db, batch.table)
+            layout = layout_of(db, batch.table, self._path.name)
             about = Work(batch)
             about.fit(layout, DIALECT)
             before = self._rows(db, about, layout)
             verdicts = self._apply(db, batch)
-            after = self._rows(db, about, self._layout(db, batch.table))
+            after = self._rows(db, about, layout_of(db, batch.table, self._path.name))
         return compared(batch.table.name, layout.names(batch.table.key), before, after, verdicts)
 
     def forget(self, batches: Sequence[Batch]) -> int:
@@ -144,7 +112,7 @@ class Sqlite(Destination):
             self._connection = None
 
     def _info(self, db: sqlite3.Connection, name: str) -> TableInfo:
-        layout = self._read(db, name)
+        layout = read(db, name)
         if layout is None:  # dropped by hand, and made again by the next batch
             return TableInfo(name, 0, 0, None, {})
         rows, deleted, newest = db.execute(
@@ -157,12 +125,12 @@ class Sqlite(Destination):
 
     def _apply(self, db: sqlite3.Connection, batch: Batch) -> list[Verdict]:
         work = Work(batch)
-        layout = self._layout(db, batch.table)
+        layout = layout_of(db, batch.table, self._path.name)
         while wanted := work.fit(layout, DIALECT):
-            self._add(db, batch.table, layout, wanted)
-            layout = self._layout(db, batch.table)
+            add(db, batch.table, layout, wanted)
+            layout = layout_of(db, batch.table, self._path.name)
         stale = self._mark_sets(db, work)
-        self._upsert_rows(db, work, layout, stale)
+        self._upsert_rows(db, work, layout, stale, floor(db, batch.table))
         self._upsert_gones(db, work, layout)
         self._delete_strangers(db, work, layout, stale)
         return work.verdicts
@@ -174,8 +142,12 @@ class Sqlite(Destination):
         parent = layout.names(work.spec.parent)
         for part, match in ((work.rows, key), (work.gones, key), (work.parents, parent)):
             where = " AND ".join(f"{quoted(name)} = ?" for name in match)
-            find = f"SELECT {sql.listed(names)} FROM {quoted(layout.table)} WHERE {where}"
-            for cells in set(zip(*(part.columns[name] for name in match), strict=True)):
+            find = f"SELECT {sql.listed(names)} FROM {quoted(layout.table)} AS t WHERE {where}"
+            cells_of = set(zip(*(part.columns[name] for name in match), strict=True))
+            if not match and part.owners:  # all that a whole version leaves behind
+                find = f"{find}{sql.older('?1')}"
+                cells_of = {(work.items[n].version,) for n in part.owners}
+            for cells in cells_of:
                 rows = [dict(zip(names, row, strict=True)) for row in db.execute(find, cells)]
                 found.update({tuple(row[name] for name in key): row for row in rows})
         return found
@@ -195,12 +167,12 @@ class Sqlite(Destination):
             work.verdicts[n] = SUPERSEDED
         return stale
 
-    def _upsert_rows(self, db: sqlite3.Connection, work: Work, layout: Layout, stale: set[int]) -> None:
+    def _upsert_rows(self, db: sqlite3.Connection, work: Work, layout: Layout, stale: set[int], over: str) -> None:
         order = work.order(work.rows, layout, DIALECT, stale)
         key, present = layout.names(work.spec.key), list(work.rows.columns)
         cells = list(zip(*work.rows.columns.values(), strict=True))
         items = [work.items[owner] for owner in work.rows.owners]
-        rows = [(*cells[n], *relay_cells(items[n], deleted=items[n].op == "full_gone")) for n in order]
+        rows = [(*cells[n], *relay_cells(items[n], deleted=is_gone(items[n], over))) for n in order]
         if _insert(db, layout, present, rows, sql.whole_rows(layout, key, present)) == len(order):
             return
         places = {name: f"?{n}" for n, name in enumerate([*present, "_relay_version"], 1)}
@@ -239,7 +211,8 @@ class Sqlite(Destination):
         match = " AND ".join(f"t.{quoted(name)} = :parent{n}" for n, name in enumerate(names))
         statement = (
             f"UPDATE {quoted(layout.table)} AS t SET {sql.tombstone_cells(':')}, "
-            f"_relay_received_at = :_relay_received_at WHERE {match} AND t._relay_version < :_relay_version"
+            f"_relay_received_at = :_relay_received_at "
+            f"WHERE {match or sql.LIVING} AND t._relay_version < :_relay_version"
         )
         for n, owner in enumerate(parent.owners):
             if owner not in stale and work.items[owner].complete:
@@ -248,7 +221,7 @@ class Sqlite(Destination):
                 db.execute(statement, cells | keys)
 
     def _empty(self, db: sqlite3.Connection, batch: Batch) -> int:
-        if (layout := self._read(db, batch.table.name)) is None:
+        if (layout := read(db, batch.table.name)) is None:
             return 0
         about, key = Work(batch), layout.names(batch.table.key)
         about.fit(layout, DIALECT)
@@ -262,55 +235,6 @@ class Sqlite(Destination):
         match = " AND ".join(f"{quoted(name)} = ?" for name in key)
         db.executemany(f"{emptied(quoted(layout.table), layout, key)} WHERE {match}", list(held))
         return len(held)
-
-    # --- the tables' shape --------------------------------------------------------------------------
-
-    def _layout(self, db: sqlite3.Connection, spec: TableSpec) -> Layout:
-        layout = self._read(db, spec.name)
-        if layout is None:
-            self._create(db, spec)
-            layout = self._read(db, spec.name)
-        if layout is None:
-            raise Transient(f"table {spec.name} vanished while it was made")
-        return layout
-
-    def _read(self, db: sqlite3.Connection, name: str) -> Layout | None:
-        """A table as the catalogue and the file agree on it: what was dropped by hand is forgotten."""
-        found = db.execute("SELECT sql_name FROM _relay_tables WHERE table_name = ?", (name,)).fetchone()
-        actual = _actual(db, found[0]) if found else set()
-        if not actual:
-            return None
-        columns = db.execute(
-            "SELECT source_column, sql_column, type FROM _relay_columns WHERE table_name = ? ORDER BY rowid",
-            (name,),
-        ).fetchall()
-        return Layout(found[0], [Column(*column) for column in columns if column[1] in actual], 0)
-
-    def _create(self, db: sqlite3.Connection, spec: TableSpec) -> None:
-        for catalogue in ("_relay_tables", "_relay_columns", "_relay_sets"):
-            db.execute(f"DELETE FROM {catalogue} WHERE table_name = ?", (spec.name,))
-        taken = {name.lower() for (name,) in db.execute("SELECT sql_name FROM _relay_tables")}
-        # SQLite keeps names that begin so for itself.
-        wish = f"x{spec.name}" if spec.name.lower().startswith("sqlite_") else spec.name
-        table = sql_name(wish, taken, DIALECT)
-        if db.execute("SELECT 1 FROM sqlite_master WHERE name = ? COLLATE NOCASE", (table,)).fetchone():
-            raise foreign_table(table, self._path.name)
-        columns = first_columns(spec, DIALECT)
-        parts = ", ".join(f"{quoted(c.name)} {_TYPES[c.kind]}" for c in columns)
-        key = sql.listed(c.name for source in spec.key for c in columns if c.source == source)
-        db.execute(f"CREATE TABLE {quoted(table)} ({parts}, {_RELAY_TYPES}, PRIMARY KEY ({key}))")
-        db.execute("INSERT INTO _relay_tables VALUES (?, ?)", (spec.name, table))
-        _remember(db, spec, columns)
-
-    def _add(self, db: sqlite3.Connection, spec: TableSpec, layout: Layout, wanted: Sequence[Wanted]) -> None:
-        taken = _actual(db, layout.table)
-        for want in filter(layout.lacks, wanted):
-            column = layout.column_for(want, taken, DIALECT)
-            db.execute(
-                f"ALTER TABLE {quoted(layout.table)} ADD COLUMN {quoted(column.name)} {_TYPES[column.kind]}"
-            )
-            _remember(db, spec, [column])
-            taken.add(column.name)
 
     # --- the file -----------------------------------------------------------------------------------
 
@@ -335,7 +259,7 @@ class Sqlite(Destination):
         with self._translated():
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
-            for statement in _CATALOGUE.split(";"):
+            for statement in CATALOGUE.split(";"):
                 db.execute(statement)
             yield db
             self._committing = keep
@@ -370,18 +294,6 @@ class Sqlite(Destination):
             locked = code in {5, 6}
             return Transient(words, reason="locked" if locked else "file", unknown=self._committing and not locked)
         return Refused(words) if code in _REFUSED else Permanent(words)
-
-
-def _actual(db: sqlite3.Connection, table: str) -> set[str]:
-    """The columns that a table really has; empty where there is none."""
-    return {row[1] for row in db.execute(f"PRAGMA table_xinfo({quoted(table)})")}
-
-
-def _remember(db: sqlite3.Connection, spec: TableSpec, columns: Sequence[Column]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO _relay_columns VALUES (?, ?, ?, ?)",
-        [(spec.name, column.source, column.name, column.kind) for column in columns],
-    )
 
 
 def _insert(
