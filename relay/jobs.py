@@ -15,22 +15,31 @@ from relay.buffer.keys import ARCHIVE, SCHEMAS, lane_name
 from relay.buffer.lanes import lane_states
 from relay.buffer.registry import Registry
 from relay.config import Config
-from relay.errors import IntakeError, MappingFailed
+from relay.errors import ConfigInvalid, IntakeError, MappingFailed
 from relay.intake import Source
 from relay.pushes import Client, client_of
 from relay.records import Codec, Event, Packed, Request, lane_key, partition_of, records_of
+from relay.telemetry import logger
 
 Sender = Source | Client
+log = logger("jobs")
 
 
 def senders(config: Config, client: driver.Redis) -> dict[str, Sender]:
-    """All configured sources, and all clients that ever pushed something, by their names in the ledger."""
+    """All configured sources, and all clients that ever pushed something, by their names in the ledger.
+
+    A client of which the settings no longer say where it writes is left out: the others can be sent again.
+    """
     sources = intake.sources_of(config)
     registry = Registry(client)
     found: dict[str, Sender] = {**sources}
     declared: Any = client.hgetall(SCHEMAS)
     for number in {*config.settings.clients, *registry.clients()}:
-        one = client_of(config, sources.values(), number, registry.prefix)
+        try:
+            one = client_of(config, sources.values(), number, registry.prefix)
+        except ConfigInvalid as error:
+            log.warning("client_left_out", client=number, detail=str(error))
+            continue
         one.declared = {id_.decode(): text for id_, text in declared.items()}
         found[one.name] = one
     return found

@@ -8,8 +8,10 @@ from typing import Annotated
 import msgspec
 import typer
 
+from relay import intake
 from relay.buffer.registry import Registry
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
+from relay.pushes import client_of
 
 group = typer.Typer(no_args_is_help=True, help="API keys: made once, kept as a hash, gone at once when revoked.")
 
@@ -36,7 +38,10 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, once."""
-    registry = Registry(buffer(opened(config, data)))
+    settings = opened(config, data)
+    registry = Registry(buffer(settings))
+    if kind == "import" and client:  # a key with which nothing could be pushed is better not handed out
+        client_of(settings, intake.sources_of(settings).values(), client, registry.prefix)
     key = registry.create(kind, client, name=name, tables=table or (), networks=network or (), days=days)
     if as_json:
         found = registry.find(key)

@@ -247,6 +247,17 @@ def test_the_key_is_in_no_log_no_event_and_no_list(here, capfd, caplog):
     assert here.key.encode() not in (here.folder / "events.db").read_bytes()
 
 
+def test_a_client_that_may_write_to_several_places_is_named_before_it_has_a_key_and_stops_no_replay(here):
+    here.push(point(1, v="a"))
+    here.post("erp", {"type": "order.saved", "id": 1, "at": "2026-01-01T00:00:00Z"})
+    here.drain()
+    here.write(destinations={"warehouse": {"kind": "sqlite"}, "other": {"kind": "sqlite", "path": "other.db"}})
+    refused = here.run("keys", "create", "--kind", "import", "--client", "13")
+    assert refused.exit_code != 0
+    assert "clients.13.to: say which of the destinations" in refused.output + str(refused.exception)
+    assert here.run("replay", "--source", "erp", "--since", "1h").exit_code == 0
+
+
 def test_what_was_pushed_is_replayed_and_a_row_that_moved_on_stays(here):
     here.push(point(1, v="old"))
     here.push(point(1, v="new"))
