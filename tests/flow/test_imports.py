@@ -251,7 +251,10 @@ def test_a_client_that_may_write_to_several_places_is_named_before_it_has_a_key_
     here.push(point(1, v="a"))
     here.post("erp", {"type": "order.saved", "id": 1, "at": "2026-01-01T00:00:00Z"})
     here.drain()
-    here.write(destinations={"warehouse": {"kind": "sqlite"}, "other": {"kind": "sqlite", "path": "other.db"}})
+    here.write(
+        sources={"erp": {**ERP, "tables": [ORDERS], "to": ["warehouse"]}},
+        destinations={"warehouse": {"kind": "sqlite"}, "other": {"kind": "sqlite", "path": "other.db"}},
+    )
     refused = here.run("keys", "create", "--kind", "import", "--client", "13")
     assert refused.exit_code != 0
     assert "clients.13.to: say which of the destinations" in refused.output + str(refused.exception)
