@@ -23,6 +23,13 @@ CORPUS = Path(__file__).parents[2] / "../shared/corpus"
 KINDS = sources.kinds()
 #: Headers that say what a body is, where neither the body nor ORIGINS.md does.
 HEADERS = {
+    "github/zulip.push__multiple_committers_with_others.json": {
+        "x-github-event": "push",
+        "x-github-delivery": "aa000000-0000-11f0-8000-000000000001",
+    },
+    "github/zulip.issues__demilestoned.json": {"x-github-event": "issues"},
+    "github/zulip.check_run__completed.json": {"x-github-event": "check_run"},
+    "github/zulip.ping__organization.json": {"x-github-event": "ping"},
     "shopify/triggerdev2023.Order.json": {"x-shopify-topic": "orders/cancelled"},
     "shopify/triggerdev2023.Refund.json": {"x-shopify-topic": "refunds/create"},
     "shopify/triggerdev2023.CompanyLocationsCreate.json": {"x-shopify-topic": "company_locations/create"},
@@ -33,12 +40,25 @@ HEADERS = {
 UNWRAPPED = {"stripe/payrails.invoice.upcoming.json": "invoice.upcoming"}
 #: Bodies that whoever published them cut down to less than what the vendor sends: quarantined, and why.
 CUT_DOWN = {
+    "github/webhookdb.github_issue_comment_v1.4.json": "comment",  # what the API answers, without its event
     "shopify/rudder.CheckoutEventsTests.1.json": "token",  # a checkout without its key
     "stripe/v2thin.v1Payload.json": "data",  # an event without its object
+    "appsflyer/rudder.appsflyer.3.json": "event_name",  # taken out, to see what follows
+    "unbounce/snowplow.Unbounce.4.form.txt": "data.json",  # without what was entered
+    "unbounce/snowplow.Unbounce.5.form.txt": "data.json",
+    "calendly/pipedream.calendly_v2.new-event-scheduled.json": "payload",  # the API's record, without its delivery
+    "mailchimp/snowplow.Mailchimp.1.form.txt": "list_id",  # a name, without whose
+    "mailchimp/snowplow.Mailchimp.2.form.txt": "list_id",
     "meta/rudder.facebook_lead_ads_native.1.json": "value",  # one of its changes is emptied, to see what follows
 }
+#: Where a kind's bodies lie under another name.
+FOLDERS = {"mandrill": "mailchimp_mandrill"}
 _LISTED = CORPUS / "ORIGINS.md"
 ORIGINS = dict(re.findall(r"(?m)^- `([^`]+)`: (.*)$", _LISTED.read_text("utf-8") if _LISTED.exists() else ""))
+
+
+def folder_of(kind: str) -> Path:
+    return CORPUS / FOLDERS.get(kind, kind)
 
 
 class Body(NamedTuple):
@@ -57,7 +77,7 @@ class Body(NamedTuple):
 
     def request(self) -> Request:
         """The delivery, with what is known of its headers."""
-        path = CORPUS / self.kind / self.file
+        path = folder_of(self.kind) / self.file
         form = ".form." in self.file
         headers = {"content-type": "application/x-www-form-urlencoded" if form else "application/json"}
         beside = path.with_name(re.sub(r"\.(json|form\.txt)$", ".headers.json", self.file))
@@ -73,7 +93,7 @@ class Body(NamedTuple):
 
 
 def bodies() -> list[Body]:
-    found = [Body(kind, path.name) for kind in KINDS for path in sorted((CORPUS / kind).glob("*"))]
+    found = [Body(kind, path.name) for kind in KINDS for path in sorted(folder_of(kind).glob("*"))]
     return [body for body in found if not body.file.endswith(".headers.json") and "query" not in body.file]
 
 
