@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flask import Flask
 from typer.main import get_command
 
+from relay import app as application
 from relay import catalogue
 from relay.buffer import keys
+from relay.cli.look import kind_of
 from relay.cli.main import app
 from relay.config import Settings, SourceSettings
-from relay.intake import SOURCES
+from relay.kinds import kinds
+from relay.web.openapi import describe
 from worker.jobs import DESTINATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,21 +40,55 @@ def settings() -> str:
 
 
 def sources() -> str:
-    """Every kind, with its scheme and tables."""
+    """Every kind: those with a file, the recipes, and what is described in relay.yaml."""
+    found = [kind_of(name) for name in kinds()]
     lines = [f"{NOTE}# Sources", ""]
-    for name in catalogue.names(SOURCES):
-        vendor = getattr(catalogue.load(SOURCES, name), "vendor", None)
-        if vendor is None:
-            lines += ["## custom", "", "Any sender, [described in relay.yaml](../howto/custom-sender.md).", ""]
-            continue
-        defaults = {k: s.default for k, s in vendor.settings.items()}
-        lines += [f"## {name}", "", f"{vendor.title} ({vendor.family}); [its documentation]({vendor.docs}).", ""]
-        lines += [f"* verified by {vendor.verifier(defaults).scheme}; proved by {vendor.proof or 'its own cases'}"]
-        lines += [f"* setting `{k}`: {s.help}" for k, s in vendor.settings.items()]
-        lines += ["", "| table | key | a row's version is |", "|---|---|---|"]
-        lines += [f"| `{t.name}` | {', '.join(t.key)} | {t.clock} |" for t in vendor.tables.values()]
-        lines += [""]
+    lines += ["What `kind` may say in a source's block; `relay sources --json` prints the same as data.", ""]
+    parts = {
+        "source": ("Kinds with a file", "Written and tested for this sender alone, `relay/sources/<kind>.py`."),
+        "recipe": (
+            "Recipes",
+            (
+                "Settings of a [described source](../howto/custom-sender.md) that ship, "
+                "`relay/recipes/<kind>.yaml`, made after the sender's documentation. Your own settings lie over "
+                "them: see [recipes](../howto/recipes.md)."
+            ),
+        ),
+        "custom": ("Any other sender", "Is [described in relay.yaml](../howto/custom-sender.md), `kind: custom`."),
+    }
+    for support, (title, about) in parts.items():
+        lines += [f"## {title}", "", about, ""]
+        for kind in found:
+            if kind["support"] == support != "custom":
+                lines += _source(kind)
     return "\n".join(lines)
+
+
+def _source(kind: dict[str, Any]) -> list[str]:
+    lines = [
+        f"### {kind['kind']}",
+        "",
+        f"{kind['title']} ({kind['family']}); [its documentation]({kind['docs']}).",
+        "",
+    ]
+    lines += [f"{number}. {step}" for number, step in enumerate(kind["setup"], 1)]
+    lines += ["", f"* verified by {kind['scheme']}"]
+    lines += [f"* proof: {kind['proof']}"] if kind["support"] == "source" else []
+    for name, setting in kind["settings"].items():
+        default = "" if setting["default"] in (None, "", (), []) else f" (default: `{setting['default']}`)"
+        lines += [f"* setting `{name}`: {setting['help']}{default}"]
+    lines += [f"* deletes: {kind['deletes']}"] if kind["deletes"] else []
+    lines += [f"* limit: {limit}" for limit in kind["limits"]]
+    lines += ["", "| table | key | rows are ordered by | columns |", "|---|---|---|---|"]
+    for name, table in kind["tables"].items():
+        types: dict[str, list[str]] = {}
+        for column, type_ in table["columns"].items():
+            types.setdefault(type_, []).append(f"`{column}`")
+        columns = "; ".join(f"{type_}: {', '.join(names)}" for type_, names in types.items())
+        whole = f" (whole sets, by {', '.join(table['parent'])})" if table["parent"] else ""
+        cells = (f"`{name}`{whole}", ", ".join(f"`{column}`" for column in table["key"]), table["clock"], columns)
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
+    return [*lines, ""]
 
 
 def destinations() -> str:
@@ -105,6 +143,13 @@ def schema() -> str:
     return json.dumps(found, indent=1, sort_keys=True) + "\n"
 
 
+def openapi() -> str:
+    """All that is served, as `GET /openapi.json` describes it."""
+    served = Flask("relay", static_folder=None)
+    application.serve(served)
+    return json.dumps(describe(served), indent=1, ensure_ascii=False) + "\n"
+
+
 def pages() -> dict[Path, str]:
     """Every generated file."""
     return {
@@ -113,6 +158,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "destinations.md": destinations(),
         REFERENCE / "commands.md": commands(),
         REFERENCE / "redis-keys.md": redis_keys(),
+        REFERENCE / "openapi.json": openapi(),
         ROOT / "relay" / "relay.schema.json": schema(),
     }
 

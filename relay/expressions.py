@@ -19,9 +19,11 @@ import jmespath
 from jmespath.exceptions import JMESPathError, JMESPathTypeError, ParseError
 from jmespath.functions import TYPES_MAP, Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
+from pydantic import BeforeValidator, PlainValidator, model_validator
 
-from relay.records import Type, encode_json, instant_ns, instant_of_ns
+from relay.errors import MalformedPayload
+from relay.moments import Times
+from relay.records import Type, decode_json, encode_json, instant_ns, instant_of_ns
 
 #: Characters of an expression, and how many times over it may repeat what it reads.
 MAX_CHARACTERS: Final = 2_000
@@ -45,7 +47,7 @@ def cast(value: Any, form: str) -> Any:
 
     Args:
         value: any JSON value.
-        form: `text`, `int`, `number`, `bool` or `instant` (UTC, ISO 8601).
+        form: of `relay.records.Type`: `instant` is UTC in ISO 8601, `json` is read from text that holds it.
 
     Raises:
         ValueError: it has no such form.
@@ -95,12 +97,24 @@ def _instant(value: Any) -> str:
     return instant_of_ns(at).isoformat()
 
 
+def _json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return decode_json(value.encode())
+    except (MalformedPayload, UnicodeEncodeError):
+        raise ValueError("not JSON") from None
+
+
 _CASTS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "id": _text,
     "text": _text,
     "int": whole,
     "number": _number,
+    "money": _number,
     "bool": _bool,
     "instant": _instant,
+    "json": _json,
 }
 
 
@@ -118,7 +132,7 @@ def exact(value: Any) -> Any:
 
 
 class _Functions(Functions):
-    """JMESPath's functions, with `Decimal` as a number."""
+    """JMESPath's functions, with `Decimal` as a number; and `split`, `lower` and `trim` of texts."""
 
     def _get_allowed_pytypes(self, types: list[str]) -> tuple[list[Any], list[Any]]:
         names, subtypes = super()._get_allowed_pytypes(types)  # type: ignore[misc] # not in the stubs
@@ -161,6 +175,18 @@ class _Functions(Functions):
     @signature({"types": []})
     def _func_to_string(self, arg: Any) -> str:
         return _text(arg)
+
+    @signature({"types": ["string"]}, {"types": ["string"]})
+    def _func_split(self, text: str, by: str) -> Any:
+        return text.split(by)
+
+    @signature({"types": ["string"]})
+    def _func_lower(self, text: str) -> str:
+        return text.lower()
+
+    @signature({"types": ["string"]})
+    def _func_trim(self, text: str) -> str:
+        return text.strip()
 
     @signature({"types": []})
     def _func_type(self, arg: Any) -> Any:
@@ -268,24 +294,45 @@ def _constant(value: Any) -> Any:
 Path = Annotated[Expression, PlainValidator(_compile)]
 
 
-class Value(BaseModel):
-    """A column's value: an expression, `{path, cast}`, or `{const}`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Timed(Times):
+    """What a time is read from, and how it is written."""
 
     path: Path | None = None
-    const: Annotated[Any, BeforeValidator(_constant)] = None
-    cast: Literal["text", "int", "number", "bool", "instant"] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
-        return {"path": _compile(value)} if isinstance(value, str) else value
+        short = isinstance(value, (str, bool, Expression))
+        return {"path": _compile(value)} if short else value
+
+
+class Moment(_Timed):
+    """A setting that is a time: an expression, or `{path, format, zone, unit}`."""
+
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The expression."""
+        return self.path.text
+
+    def __call__(self, value: Any) -> int | None:
+        """The time in ns since 1970 that it finds; `ValueError` where what it finds is none."""
+        return self.ns(self.path(value))
+
+
+class Value(_Timed):
+    """A column's value: an expression, `{path, cast}` (a time with `format`, `zone`, `unit`), or `{const}`."""
+
+    const: Annotated[Any, BeforeValidator(_constant)] = None
+    cast: Literal["id", "text", "int", "number", "money", "bool", "instant", "json"] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if ("const" in self.model_fields_set) == (self.path is not None):
             raise ValueError("say one of path and const")
+        if not self.plain and self.cast != "instant":
+            raise ValueError("format, zone and unit are for cast: instant")
         return self
 
     def read(self, name: str, row: Any) -> Any:
@@ -294,6 +341,10 @@ class Value(BaseModel):
             return self.const
         value = self.path(row)
         try:
+            if self.cast == "instant":
+                at = self.ns(value)
+                return None if at is None else instant_of_ns(at).isoformat()
             return value if self.cast is None else cast(value, self.cast)
         except ValueError as error:
-            raise ValueError(f"column {name}: {error}") from None
+            where = name if self.path.text == name else f"{name} ({self.path.text})"
+            raise ValueError(f"column {where}: {error}") from None

@@ -1,27 +1,27 @@
-"""Commands that make or try a delivery: send, map."""
+"""The command that makes deliveries: send."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
 
-from relay import catalogue, intake
-from relay.cli.options import DATA, ConfigFile, DataDir, opened, show
+from relay import intake
+from relay.cli.options import DATA, ConfigFile, DataDir, opened
 from relay.config import Config
 from relay.errors import ConfigInvalid
-from relay.intake import SOURCES, Source
-from relay.records import Record, Request
+from relay.intake import Source
+from relay.kinds import kinds
+from relay.records import Request
 from relay.source import Sample, sample_request
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command()(send)
-    app.command("map")(map_)
 
 
 def send(  # noqa: PLR0913, PLR0917 - options of a command
@@ -65,7 +65,7 @@ def _choose(config: Config, kind: str, name: str | None) -> Source:
     for source in sources.values():
         if source.kind == kind:
             return source
-    known = ", ".join(catalogue.names(SOURCES))
+    known = ", ".join(kinds())
     raise ConfigInvalid(f"no source of kind {kind!r} is configured (kinds: {known}); see `relay sources`")
 
 
@@ -107,46 +107,3 @@ def _signed(source: Source, url: str, type_: str, file: Path | None, n: int) -> 
     request = sample_request(sample, source.public_url or url)
     signed = source.verifier.sign(request, source.secrets[0], now)
     return msgspec.structs.replace(signed, url=url + signed.url[len(request.url) :])
-
-
-def map_(
-    source: Annotated[str, typer.Argument(help="A configured source.")],
-    file: Annotated[Path, typer.Argument(help="A body, as the vendor sends it.")],
-    config: ConfigFile = None,
-    data: DataDir = DATA,
-    type_: Annotated[str | None, typer.Option("--type", help="The event's type, where a header says it.")] = None,
-    header: Annotated[list[str] | None, typer.Option(help="NAME: VALUE, may be repeated.")] = None,
-) -> None:
-    """Print the rows that a payload becomes; nothing is stored."""
-    settings = opened(config, data)
-    sources = intake.sources_of(settings)
-    if source not in sources:
-        raise ConfigInvalid(f"there is no source {source!r}; configured: {', '.join(sources)}")
-    headers = {"content-type": "application/json"}
-    for line in header or ():
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    try:
-        body = file.read_bytes()
-    except OSError as error:
-        raise ConfigInvalid(f"{file}: {error.strerror}") from None
-    chosen = sources[source]
-    request = Request("POST", chosen.public_url or "http://localhost/", headers, body)
-    events = chosen.vendor.read(request, intake.decode_body(request, forms=chosen.vendor.forms))
-    shown = []
-    for event in events:
-        named = msgspec.structs.replace(event, type=type_) if type_ else event
-        shown.append({"type": named.type, "records": [_as_shown(r) for r in intake.records_of(chosen, named)]})
-    show({"source": source, "events": msgspec.to_builtins(shown, str_keys=True)})
-
-
-def _as_shown(record: Record) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "table": record.table,
-        "op": record.op,
-        "version": record.version,
-        "data": record.data,
-    }
-    if record.members is not None:
-        shown |= {"members": record.members, "complete": record.complete}
-    return shown

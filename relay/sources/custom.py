@@ -10,123 +10,26 @@ delivery, the plain fields of the body, since each of its events is stored as an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError
 
-from relay.errors import ConfigInvalid, MalformedPayload
-from relay.expressions import Expression, Path, Value, whole, yes
-from relay.proofs import Proof
-from relay.records import Event, Record, Request, Table, Type, decode_json, encode_json, instant_ns
-from relay.source import Vendor
+from relay.described import TABLE_NAME, Children, Entry, Misdescribed, Settings
+from relay.errors import MalformedPayload
+from relay.expressions import Expression, whole, yes
+from relay.recipes import Recipe, Sampled
+from relay.records import Event, Record, Request, Table, decode_json, encode_json
+from relay.source import Reply, Sample, Vendor
 
 #: Rows, set members included, that one event may become; events that one delivery may hold.
 MAX_ROWS: Final = 10_000
 MAX_EVENTS: Final = 10_000
 _DELETED_RANK: Final = 99
 _LARGEST_SEQUENCE: Final = 10**19 - 1
-_TABLE_NAME: Final = "[a-z][a-z0-9_]{0,49}"
 #: Begins what is kept of a query or of a split body among an event's headers; no header's name can begin so.
 _MARK: Final = "?"
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _some(value: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not value:
-        raise ValueError("say at least one")
-    return value
-
-
-_Column = Annotated[str, Field(min_length=1, max_length=200)]
-_Key = Annotated[tuple[_Column, ...], BeforeValidator(_one_or_many), AfterValidator(_some)]
-_TableName = Annotated[str, Field(pattern=f"^{_TABLE_NAME}$")]
-
-
-class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Row(_Block):
-    key: _Key
-    columns: dict[_Column, Value] | None = None
-    types: dict[_Column, Type] = {}
-
-    @model_validator(mode="after")
-    def _known_columns(self) -> Self:
-        for name in (*self.key, *self.types, *(self.columns or ())):
-            if self.columns is not None and name not in self.columns:
-                raise ValueError(f"{name} is not among the columns")
-            if name.startswith("_relay"):
-                raise ValueError(f"{name} is a name of the relay's own")
-        return self
-
-    def declared(self) -> dict[str, Type]:
-        casts = {n: Type(c.cast) for n, c in (self.columns or {}).items() if c.cast}
-        return casts | self.types
-
-    def read(self, row: Any, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """The columns of a row's object, its key among them."""
-        if not isinstance(row, dict):
-            raise ValueError(f"a row is an object, not {type(row).__name__}")  # noqa: TRY004 - as others here
-        if self.columns is None:
-            found = {n: v for n, v in row.items() if n not in left_out and not n.startswith("_relay")}
-        else:
-            found = {name: column.read(name, row) for name, column in self.columns.items()}
-        for name in self.key:
-            if found.get(name) is None or isinstance(found[name], (dict, list)):
-                raise ValueError(f"no value for the key column {name}")
-        return found
-
-
-class _Children(_Row):
-    """A list that is a table of its own, as whole sets; `parent`: its column for each of the parent's keys."""
-
-    table: _TableName | None = None
-    parent: dict[_Column, _Column] = {}
-    complete: Path | None = None
-
-
-class _Entry(_Row):
-    """One table: when an event has rows for it, where they are, and what they hold.
-
-    `version` is the object's time, else the event's, else the receipt. A deleted row is a tombstone of rank 99
-    (with its columns, if it has any beyond the key), and empties all child sets of its table. The parent's
-    columns in a child table are `<table without its last s>_<key column>`, unless `parent` names them.
-    """
-
-    table: _TableName
-    when: Path | None = None
-    root: Path | None = None
-    version: Path | None = None
-    sequence: Path | None = None
-    rank: int = Field(0, ge=0, le=99)
-    deleted: Path | None = None
-    children: dict[str, _Children] = {}
-
-
-class Settings(_Block):
-    """A custom source's own part of `relay.yaml`; `id` missing or empty: deduplicated by content."""
-
-    verify: Proof
-    type: Path = Expression("'event'")
-    id: Path | None = None
-    at: Path | None = None
-    split: Path | None = None
-    test: Path | None = None
-    tables: Annotated[tuple[_Entry, ...], AfterValidator(_some)]
 
 
 # --- tables -------------------------------------------------------------------------------------------
@@ -135,7 +38,7 @@ class Settings(_Block):
 class _Set(NamedTuple):
     name: str
     members: Expression
-    settings: _Children
+    settings: Children
     parent: Mapping[str, str]
 
     def of(self, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,41 +52,48 @@ class _Set(NamedTuple):
             return None
         if not isinstance(members, list) or len(members) > MAX_ROWS:
             raise ValueError(f"{self.name}: its rows are a list of at most {MAX_ROWS}")
-        rows = [self.settings.read(member) | parent for member in members]
+        rows = [self._row(number, member) | parent for number, member in enumerate(members)]
         if len({tuple(str(r[c]) for c in self.settings.key) for r in rows}) < len(rows):
             raise ValueError(f"{self.name}: two rows of one list have the same key; it needs another column")
         return rows
+
+    def _row(self, number: int, member: Any) -> dict[str, Any]:
+        try:
+            return self.settings.read(member)
+        except ValueError as error:
+            raise ValueError(f"{self.name}[{number}]: {error}") from None
 
 
 class _Tables:
     """The tables of all entries, joined: one may be written by several, and has child sets once any has."""
 
-    def __init__(self, entries: tuple[_Entry, ...]) -> None:
+    def __init__(self, entries: tuple[Entry, ...], clock: str) -> None:
         self.tables: dict[str, Table] = {}
         self.sets: list[list[_Set]] = []
         self.below: dict[str, dict[str, _Set]] = {}
         for number, entry in enumerate(entries):
-            at, clock = f"tables.{number}", entry.version.text if entry.version else "the event's time"
-            self._declare(at, Table(entry.table, entry.key, clock, entry.declared()))
+            at, own = f"tables.{number}", entry.version.text if entry.version else clock
+            own = f"{own}, then {entry.sequence.text}" if entry.sequence else own
+            self._declare(at, Table(entry.table, entry.key, own, entry.declared()))
             found = [self._set(f"{at}.children.{f}", entry, f, child) for f, child in entry.children.items()]
             if len({child.name for child in found}) < len(found):
-                raise ConfigInvalid(f"{at}.children: each list needs a table of its own")
+                raise Misdescribed((f"{at}.children", "each list needs a table of its own"))
             self.sets.append(found)
             self.below.setdefault(entry.table, {}).update({child.name: child for child in found})
 
-    def _set(self, at: str, entry: _Entry, field: str, child: _Children) -> _Set:
+    def _set(self, at: str, entry: Entry, field: str, child: Children) -> _Set:
         try:
             members = Expression(field)
         except ValueError as error:
-            raise ConfigInvalid(f"{at}: {error}") from None
+            raise Misdescribed((at, str(error))) from None
         name = child.table or f"{entry.table}_{field}"
-        if not re.fullmatch(_TABLE_NAME, name):
-            raise ConfigInvalid(f"{at}.table: say one; {name!r} cannot be a table's name")
+        if not re.fullmatch(TABLE_NAME, name):
+            raise Misdescribed((f"{at}.table", f"say one; {name!r} cannot be a table's name"))
         parent = child.parent or {f"{entry.table.removesuffix('s')}_{key}": key for key in entry.key}
         if sorted(parent.values()) != sorted(entry.key):
-            raise ConfigInvalid(f"{at}.parent: name a column for each of {', '.join(entry.key)}")
+            raise Misdescribed((f"{at}.parent", f"name a column for each of {', '.join(entry.key)}"))
         if parent.keys() & {*child.key, *(child.columns or ())}:
-            raise ConfigInvalid(f"{at}.parent: a column of the rows has the same name")
+            raise Misdescribed((f"{at}.parent", "a column of the rows has the same name"))
         types = {c: t for c, k in parent.items() if (t := self.tables[entry.table].columns.get(k))}
         clock = self.tables[entry.table].clock
         self._declare(at, Table(name, (*parent, *child.key), clock, types | child.declared(), tuple(parent)))
@@ -192,10 +102,12 @@ class _Tables:
     def _declare(self, at: str, table: Table) -> None:
         known = self.tables.setdefault(table.name, table)
         if (known.key, known.parent) != (table.key, table.parent):
-            raise ConfigInvalid(f"{at}.key: {table.name} is declared before with the key {', '.join(known.key)}")
+            raise Misdescribed(
+                (f"{at}.key", f"{table.name} is declared before with the key {', '.join(known.key)}")
+            )
         for name, type_ in table.columns.items():
             if known.columns.get(name, type_) != type_:
-                raise ConfigInvalid(f"{at}.types.{name}: declared before as {known.columns[name]}")
+                raise Misdescribed((f"{at}.types.{name}", f"declared before as {known.columns[name]}"))
         columns = {**known.columns, **table.columns}
         self.tables[table.name] = Table(table.name, table.key, known.clock, columns, table.parent)
 
@@ -203,7 +115,7 @@ class _Tables:
 class _Rule:
     """One entry at work."""
 
-    def __init__(self, entry: _Entry, sets: list[_Set], joined: _Tables) -> None:
+    def __init__(self, entry: Entry, sets: list[_Set], joined: _Tables) -> None:
         self.entry, self.sets = entry, sets
         self.emptied = joined.below[entry.table].values()
         self.tables = joined.tables
@@ -215,18 +127,21 @@ class _Rule:
         if self.entry.when is not None and not yes(self.entry.when(scope)):
             return
         found = event.data if self.entry.root is None else self.entry.root(event.data)
-        for row in found if isinstance(found, list) else [] if found is None else [found]:
-            yield from self._row(row, event)
+        if not isinstance(found, list):
+            yield from () if found is None else self._row(self.entry.table, found, event)
+            return
+        for number, row in enumerate(found):
+            yield from self._row(f"{self.entry.table}[{number}]", row, event)
 
-    def _row(self, row: Any, event: Event) -> Iterator[Record]:
+    def _row(self, name: str, row: Any, event: Event) -> Iterator[Record]:
         entry, table = self.entry, self.tables[self.entry.table]
         try:
             data = entry.read(row, self.left_out)
         except ValueError as error:
-            raise ValueError(f"{table.name}: {error}") from None
+            raise ValueError(f"{name}: {error}") from None
         key = {name: data[name] for name in entry.key}
         gone = entry.deleted is not None and yes(entry.deleted(row))
-        version = self._version(row, event, gone=gone)
+        version = self._version(name, row, event, gone=gone)
         if gone and all(value is None for name, value in data.items() if name not in key):
             yield table.gone(key, **version)
         else:
@@ -238,18 +153,18 @@ class _Rule:
                 complete = gone or child.settings.complete is None or yes(child.settings.complete(row))
                 yield self.tables[child.name].children(parent, members, complete=complete, **version)
 
-    def _version(self, row: Any, event: Event, *, gone: bool) -> dict[str, Any]:
+    def _version(self, name: str, row: Any, event: Event, *, gone: bool) -> dict[str, Any]:
         at, sequence = event.at, 0
-        said = self.entry.version(row) if self.entry.version else None
-        if said is not None and said != "":
-            at = instant_ns(said)
-            if at is None:
-                raise ValueError(f"{self.entry.table}: its version is not a time")
+        try:
+            said = self.entry.version(row) if self.entry.version else None
+        except ValueError as error:
+            raise ValueError(f"{name}: its version is {error}") from None
         if self.entry.sequence is not None:
             sequence = whole(self.entry.sequence(row) or 0)
         if not 0 <= sequence <= _LARGEST_SEQUENCE:
-            raise ValueError(f"{self.entry.table}: its sequence has more than 19 digits, or is negative")
-        return {"at": at, "sequence": sequence, "rank": _DELETED_RANK if gone else self.entry.rank}
+            raise ValueError(f"{name}: its sequence has more than 19 digits, or is negative")
+        rank = _DELETED_RANK if gone else self.entry.rank
+        return {"at": at if said is None else said, "sequence": sequence, "rank": rank}
 
 
 # --- the envelope -------------------------------------------------------------------------------------
@@ -259,10 +174,12 @@ class _Envelope:
     """Reads deliveries into events, and events into records."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, joined = settings, _Tables(settings.tables)
+        clock = f"the event's time ({settings.at.text})" if settings.at else "the delivery's receipt"
+        self.settings, joined = settings, _Tables(settings.tables, clock)
         self.tables = joined.tables
         self.rules = [_Rule(e, s, joined) for e, s in zip(settings.tables, joined.sets, strict=True)]
-        readers = (settings.type, settings.id, settings.at, settings.split, settings.test)
+        at = settings.at.path if settings.at else None
+        readers = (settings.type, settings.id, at, settings.split, settings.test)
         paths = [p for p in (*readers, *(e.when for e in settings.tables)) if p is not None]
         self.proofs = settings.verify.proofs() | {("headers", "authorization"), ("headers", "cookie")}
         named = {(root, n) for p in paths for root in ("headers", "query") for n in p.named(root)} - self.proofs
@@ -271,10 +188,10 @@ class _Envelope:
         self.named = sorted(named)
 
     def scrub(self, data: Any) -> Any:
-        """The body without the field that is its token."""
-        if not isinstance(data, dict) or not any(place == "body" for place, _ in self.proofs):
-            return data
-        return {name: value for name, value in data.items() if ("body", name) not in self.proofs}
+        """The body without the fields that prove it."""
+        for place, name in self.proofs:
+            data = _without(data, [name], name.split(".")) if place == "body" else data
+        return data
 
     def events(self, request: Request, data: Any) -> list[Event]:
         """See `Vendor.events`."""
@@ -318,19 +235,19 @@ class _Envelope:
             # An id of the whole delivery would make duplicates of all its events but the first.
             number = seen[type_, id_] = seen.get((type_, id_), 0) + 1
             id_ = f"{id_}#{number}" if id_ and number > 1 else id_
-        at = settings.at(scope) if settings.at else None
-        event = Event(
+        try:
+            at = settings.at(scope) if settings.at else None
+        except ValueError as error:
+            raise ValueError(f"at is {error}") from None
+        return Event(
             type=type_,
             data=data,
             id=id_,
-            at=instant_ns(at),
+            at=at,
             headers=kept,
             test=settings.test is not None and yes(settings.test(scope)),
             dedup="id" if id_ else "content",
         )
-        if at is not None and at != "" and event.at is None:
-            raise ValueError("at is not a time")
-        return event
 
     def records(self, event: Event) -> Iterator[Record]:
         """The one mapper; nothing comes of an event that no table is meant for."""
@@ -365,35 +282,61 @@ def _word(setting: str, value: Any) -> str:
     raise ValueError(f"{setting} is neither text nor a whole number but {type(value).__name__}")
 
 
-def build(settings: Mapping[str, Any]) -> Vendor:
-    """The vendor that a source's own settings describe.
+def _without(data: Any, *ways: list[str]) -> Any:
+    """Data without what lies at the end of these ways; the argument is left as it is."""
+    for first, *rest in ways:
+        if not isinstance(data, dict) or first not in data:
+            continue
+        data = dict(data)
+        if rest:
+            data[first] = _without(data[first], rest)
+        else:
+            del data[first]
+    return data
+
+
+def build(settings: Mapping[str, Any], recipe: Recipe | None = None) -> Vendor:
+    """The vendor that a source's own settings describe, over those of a recipe.
 
     Args:
         settings: its block in `relay.yaml` without `kind`, `secrets`, `to` and `public_url`.
+        recipe: what the settings lie over; it says besides whose they are.
 
     Raises:
-        ConfigInvalid: one line for each fault, `tables.0.columns.total: what is wrong`.
+        Misdescribed: one line for each fault, `tables.0.columns.total: what is wrong`.
     """
     try:
-        checked = Settings.model_validate(dict(settings))
+        checked = Settings.model_validate(dict(settings) if recipe is None else recipe.under(settings))
     except ValidationError as error:
-        raise ConfigInvalid("\n".join(_faults(error))) from None
-    envelope = _Envelope(checked)
+        raise Misdescribed(*_faults(error)) from None
+    envelope, reply = _Envelope(checked), checked.reply
     vendor = Vendor(
-        title="Custom",
-        family="generic",
-        docs="https://jmespath.org/specification.html",
+        title=recipe.title if recipe else "Custom",
+        family=recipe.family if recipe else "generic",
+        docs=recipe.docs if recipe else "https://jmespath.org/specification.html",
         verify=checked.verify.mechanism(),
         tables=tuple(envelope.tables.values()),
         events=envelope.events,
         keep_headers=tuple(name for place, name in envelope.named if place == "headers"),
         scrub=envelope.scrub if any(place == "body" for place, _ in envelope.proofs) else None,
+        reply=Reply(reply.status, reply.body.encode(), reply.content_type) if reply else None,
+        fragile=checked.fragile,
+        setup=recipe.setup if recipe else (),
+        deletes=recipe.deletes if recipe else "",
+        limits=recipe.limits if recipe else (),
+        proof="documented: a recipe, checked against cases of its own" if recipe else "",
     )
     vendor.maps("*")(envelope.records)
+    for type_, sampled in recipe.samples.items() if recipe else ():
+        vendor.sample(type_)(_maker(sampled))
     return vendor
 
 
-def _faults(error: ValidationError) -> Iterator[str]:
+def _maker(sampled: Sampled) -> Callable[[int, int], Sample]:
+    return lambda n, now: Sample(sampled.made(n, now), sampled.headers, sampled.content_type)
+
+
+def _faults(error: ValidationError) -> Iterator[tuple[str, str]]:
     for fault in error.errors(include_url=False, include_input=False):
         said = "unknown setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        yield f"{'.'.join(str(part) for part in fault['loc'])}: {said.removeprefix('Value error, ')}"
+        yield ".".join(str(part) for part in fault["loc"]), said.removeprefix("Value error, ")

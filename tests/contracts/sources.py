@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from relay import catalogue, intake
+from relay import catalogue, intake, recipes
+from relay.kinds import kinds as every_kind
 from relay.records import NS, RANK_DIGITS, SEQUENCE_DIGITS, TIME_DIGITS, Event, Record, Request, Table, decode_json
 from relay.signatures import Basic, Hmac, Timestamp, Token, Verifier
 from relay.source import Vendor
@@ -67,13 +68,14 @@ _sorted_json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 
 def kinds() -> tuple[str, ...]:
-    """Every vendor that is a file; `custom` is none, each of its cases builds one from its source.json."""
+    """Every vendor, file or recipe; `custom` is none, each of its cases builds one from its source.json."""
     found = catalogue.names(intake.SOURCES)
-    return tuple(kind for kind in found if hasattr(catalogue.load(intake.SOURCES, kind), "vendor"))
+    files = (kind for kind in found if hasattr(catalogue.load(intake.SOURCES, kind), "vendor"))
+    return (*files, *recipes.names())
 
 
 def all_kinds() -> set[str]:
-    return set(catalogue.names(intake.SOURCES))
+    return set(every_kind())
 
 
 def vendor_of(kind: str) -> Vendor:

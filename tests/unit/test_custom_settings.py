@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from relay.config import load
 from relay.errors import ConfigInvalid
 from relay.expressions import MAX_CHARACTERS
+from relay.intake import _source
 from relay.records import Type, decode_json
 from relay.sources.custom import build
 
@@ -67,7 +69,7 @@ FAULTS = [
     ("nosuch", 1, "nosuch: unknown setting"),
     ("split", "", "split: not JMESPath"),
     ("verify", ..., "verify: "),
-    ("verify", {}, "verify: say one of hmac, token, basic and any"),
+    ("verify", {}, "verify: say one of hmac, hash, token, basic, rsa, ecdsa, ed25519, jwt and any"),
     ("verify", {"basic": {}, "token": {"header": "a"}}, "verify: say one of"),
     ("verify", {"any": []}, "verify: say one of"),
     ("verify", {"any": [{"basic": {"user": "x"}}]}, "verify.any.0.basic.user: unknown setting"),
@@ -76,9 +78,56 @@ FAULTS = [
     ("verify/hmac/header", "", "verify.hmac.header: "),
     ("verify/hmac/message", "{bdoy}", "verify.hmac: message signs"),
     ("verify/hmac/message", "constant", "verify.hmac: message signs"),
-    ("verify/hmac/message", "{id}{body}", "verify.hmac: id_header and {id}"),
+    ("verify/hmac/message", "{id}{body}", "verify.hmac: id_header (or id) and {id}"),
     ("verify/hmac/message", "{timestamp}{body}", "verify.hmac: timestamp and {timestamp}"),
     ("verify/hmac/timestamp", {"header": "x-time"}, "verify.hmac: timestamp and {timestamp}"),
+    ("verify/hmac/header", ..., "verify.hmac: say one of header, query and field"),
+    ("verify/hmac/query", "sig", "verify.hmac: say one of header, query and field"),
+    ("verify", {"hmac": {"field": "sign"}}, "verify.hmac: a body that holds its own signature"),
+    ("verify/hmac/params", {"join": "&"}, "verify.hmac: params is for {params_sorted}"),
+    (
+        "verify",
+        {"hmac": {"header": "a", "several": True, "pair": "v1"}},
+        "verify.hmac: several, pair and versions",
+    ),
+    (
+        "verify",
+        {"hash": {"header": "a", "message": "{body}"}},
+        "verify.hash: the message of a hash begins or ends",
+    ),
+    (
+        "verify",
+        {"hash": {"header": "a", "message": "{secret}{secret}{body}"}},
+        "verify.hash: the message of a hash",
+    ),
+    (
+        "verify",
+        {"hmac": {"header": "a", "timestamp": {"header": "b", "field": "c"}}},
+        "verify.hmac.timestamp: say one",
+    ),
+    (
+        "verify",
+        {"hmac": {"header": "a", "message": "{id}", "id": {"field": "b"}, "id_header": "c"}},
+        "verify.hmac: say one of id and id_header",
+    ),
+    (
+        "tables/0/version",
+        {"path": "updated_at", "format": "%H:%M"},
+        "tables.0.version.format.0: a format is `iso`",
+    ),
+    (
+        "tables/0/version",
+        {"path": "updated_at", "zone": "Moon/Sea"},
+        "tables.0.version.zone: there is no time zone",
+    ),
+    ("tables/0/version", {"format": "%Y"}, "tables.0.version.path: "),
+    (
+        "tables/0/columns/total",
+        {"path": "a", "cast": "int", "unit": "s"},
+        "tables.0.columns.total: format, zone and",
+    ),
+    ("at", {"path": "body.sent_at", "unit": "weeks"}, "at.unit: "),
+    ("reply", {"status": 404}, "reply.status: "),
     ("verify/hmac/timestamp", {"unit": "min"}, "verify.hmac.timestamp.unit: "),
 ]
 
@@ -102,7 +151,7 @@ def test_tables_are_declared_with_key_parent_and_types() -> None:
     tables = build(decode_json(EXAMPLE.read_bytes())).tables
     assert list(tables) == ["orders", "orders_items", "parcels"]
     assert tables["orders"].key == ("id",)
-    assert tables["orders"].clock == "updated_at"
+    assert tables["orders"].clock == "updated_at, then revision"
     assert tables["orders"].columns == {
         "paid": Type.BOOL,
         "placed_at": Type.INSTANT,
@@ -128,3 +177,26 @@ def test_two_entries_of_one_table_must_agree(second: dict[str, Any], said: str) 
     described = {"verify": {"basic": {}}, "tables": [first, second]}
     with pytest.raises(ConfigInvalid, match=said):
         build(described)
+
+
+def test_a_fault_points_at_the_line_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(
+        "sources:\n  erp:\n    kind: custom\n    verify: {token: {header: X-Key}}\n    tables:\n"
+        "      - table: rows\n        key: id\n        columns:\n          id: id\n          total: total[\n"
+        "        nosuch: 1\n  desk:\n    kind: gorgias\n    tables:\n"
+        "      - table: macros\n        key: id\n        when: '['\n"
+    )
+    config = load(path, tmp_path)
+    for name, faults in {
+        "erp": [
+            f"{path}:10: sources.erp.tables.0.columns.total: not JMESPath",
+            f"{path}:11: sources.erp.tables.0.nosuch: unknown setting",
+        ],
+        "desk": [f"{path}:17: sources.desk.tables.0.when: not JMESPath"],
+    }.items():
+        with pytest.raises(ConfigInvalid) as fault:
+            _source(config, name, config.settings.sources[name])
+        lines = str(fault.value).splitlines()
+        assert len(lines) == len(faults)
+        assert all(line.startswith(said) for line, said in zip(lines, faults, strict=True))

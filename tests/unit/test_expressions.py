@@ -30,6 +30,9 @@ EXPRESSIONS = [
     ("big", 18446744073709551616123),
     ("sort_by(l, &d)[0].d", Decimal("0.5")),
     ("{a: p[0]}", {"a": Decimal("19.99")}),
+    ("split(s, '.')[-1]", "99"),
+    ("lower(trim('  Kiel '))", "kiel"),
+    ("absent && split(absent, '/')[-1]", None),
 ]
 
 
@@ -44,7 +47,20 @@ def test_numbers_stay_exact_through_an_expression(text: str, value: Any) -> None
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("text", ["floor(n)", "ceil(n)", "sum([n, `1`])", "abs(s)", "s > n", "l[::0]", "keys(s)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "floor(n)",
+        "ceil(n)",
+        "sum([n, `1`])",
+        "abs(s)",
+        "s > n",
+        "l[::0]",
+        "keys(s)",
+        "split(s, '')",
+        "split(n, s)",
+    ],
+)
 def test_an_expression_that_fails_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="^" + re.escape(text)):
         Expression(text)({"n": Decimal("1e9999999"), "s": "x", "l": [1]})
@@ -63,6 +79,11 @@ CASTS = [
     ("Off", "bool", False),
     (1, "bool", True),
     (1772600768, "instant", "2026-03-04T05:06:08+00:00"),
+    (900719925474099312345, "id", "900719925474099312345"),
+    ("12.300", "money", Decimal("12.300")),
+    ('{"a": [1.50]}', "json", {"a": [Decimal("1.50")]}),
+    ({"a": 1}, "json", {"a": 1}),
+    ("", "json", None),
 ]
 
 
@@ -85,6 +106,10 @@ def test_a_value_is_cast_without_loss(value: Any, form: str, expected: Any) -> N
         (2, "bool"),
         ("soon", "instant"),
         ([], "number"),
+        ("{", "json"),
+        ("\ud800", "json"),
+        ("[" * 300 + "]" * 300, "json"),
+        ("1,50", "money"),
     ],
 )
 def test_a_value_that_has_no_such_form_is_refused(value: Any, form: str) -> None:
