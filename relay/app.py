@@ -14,7 +14,7 @@ from relay.buffer.strays import refuse
 from relay.config import Config, load
 from relay.front import front_of
 from relay.intake import sources_of
-from relay.web import documents, errors, exports, hooks, imports, ops, stitch
+from relay.web import counter, documents, errors, exports, figures, hooks, imports, openapi, ops, stitch
 from relay.web.state import State, attach
 
 
@@ -42,15 +42,17 @@ def create_app(config: Config | None = None) -> Flask:
     app.config["MAX_FORM_MEMORY_SIZE"] = None
     attach(app, State(config, sources, front))
     errors.register(app)
-    app.register_blueprint(hooks.bp)
-    app.register_blueprint(ops.bp)
-    app.register_blueprint(exports.bp)
-    exports.attach(app, config)
-    app.register_blueprint(imports.bp)
-    app.register_blueprint(stitch.bp)
-    app.register_blueprint(documents.bp)
+    counter.attach(app, config)
+    serve(app)
     # What is loaded by now stays; requests make small objects without cycles.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    app.add_url_rule("/favicon.ico", "favicon", lambda: Response(status=204))
     return app
+
+
+def serve(app: Flask) -> None:
+    """Register all that is served."""
+    app.url_map.merge_slashes = False  # no client follows where a redirected POST leads
+    for module in (hooks, ops, imports, stitch, documents, exports, figures, openapi):
+        app.register_blueprint(module.bp)
+    app.add_url_rule("/favicon.ico", "favicon", lambda: Response(status=204))

@@ -33,7 +33,7 @@ MOST_BYTES: Final = 100 * 1024 * 1024
 NDJSON, CSV = "APPLICATION_X_NDJSON", "TEXT_CSV"
 PRIORITIES: Final = ("LOW", "MEDIUM", "HIGH")
 CONTENT_TYPES: Final = {"application/x-ndjson": NDJSON, "text/csv": CSV}
-_LONGEST_NAME: Final = 255
+MOST_NAME: Final = 255
 _LONGEST_ID: Final = 400
 _ENCODINGS: Final = frozenset({"utf-8", "utf8"})
 _SHOWN: Final = 1000
@@ -85,8 +85,8 @@ def definition(body: bytes, old: Definition | None = None) -> Definition:
     if not isinstance(encoding, str) or encoding.lower() not in _ENCODINGS:
         raise PushRefused(f"encoding: only utf-8 is taken, not {str(encoding)[:40]!r}")
     name = given.get("name")
-    if not isinstance(name, str) or not 0 < len(name.strip()) <= _LONGEST_NAME:
-        raise PushRefused(f"name: a text of 1 to {_LONGEST_NAME} characters is required")
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= MOST_NAME:
+        raise PushRefused(f"name: a text of 1 to {MOST_NAME} characters is required")
     given.setdefault("priority", "MEDIUM")
     _one_of(given, "priority", PRIORITIES)
     return Definition(given["document_type"], given["mime_type"], "utf-8", name, given["priority"])

@@ -6,9 +6,10 @@ Python, Ruby, PHP, JavaScript and Clojure demand of an answer.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from relay.dialect import Pushed, PushRefused, Row, check_row, check_table
 from relay.errors import MalformedPayload
@@ -27,8 +28,50 @@ _MESSAGES: Final = {
     404: ("there is nothing at this address", "Double check the URL"),
     405: ("this method is not allowed here", "A push is a POST, the rest is GET"),
     413: ("the body is too large", f"A push has at most {MOST_BYTES} bytes"),
+    415: ("the body's encoding is not supported", "Send the body as it is, or compressed with gzip"),
     429: ("too many wrong keys", "Try again in a minute"),
 }
+
+
+class Said(TypedDict):
+    """That it went well."""
+
+    code: Annotated[int, Meta(description="The status once more.")]
+    message: str
+
+
+class Service(Said):
+    """Who is there."""
+
+    name: str
+    version: str
+
+
+class ImportRefusal(Said):
+    """What is wrong."""
+
+    reasons: Annotated[list[str], Meta(min_length=1)]
+
+
+_Names = Annotated[
+    list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, extra_json_schema={"uniqueItems": True})
+]
+
+
+class Point(TypedDict):
+    """A row: `keys` names the fields that identify it, all others are its columns."""
+
+    keys: _Names
+
+
+class KeylessPoint(TypedDict):
+    """The same in version 1, where a row without `keys` is a new one."""
+
+    keys: NotRequired[_Names | None]
+
+
+Points = Annotated[list[Point], Meta(min_length=1, max_length=MOST_POINTS)] | Point
+KeylessPoints = Annotated[list[KeylessPoint], Meta(min_length=1, max_length=MOST_POINTS)] | KeylessPoint
 
 
 def parse(body: bytes, table: str, *, keyless: bool = False) -> Pushed:
@@ -79,20 +122,20 @@ def _keys(point: Any, where: str, *, keyless: bool) -> tuple[str, ...]:
 
 def status(version: str) -> bytes:
     """The answer to `GET /`; status 200."""
-    return _encode({"code": 200, "message": "ok", "name": "rowhook", "version": version})
+    return _encode(Service(code=200, message="ok", name="rowhook", version=version))
 
 
 def authenticated() -> bytes:
     """The answer to a key that is good; status 200."""
-    return _encode({"code": 200, "message": "authenticated"})
+    return _encode(Said(code=200, message="authenticated"))
 
 
 def created() -> bytes:
     """The answer to a push; status 201."""
-    return _encode({"code": 201, "message": "created"})
+    return _encode(Said(code=201, message="created"))
 
 
 def refused(status: int, message: str = "", reasons: tuple[str, ...] = ()) -> bytes:
     """The answer to what is refused; never empty, and `reasons` always an array, as the clients demand."""
     usual, reason = _MESSAGES.get(status, ("try again later", "The request can be sent again"))
-    return _encode({"code": status, "message": message or usual, "reasons": list(reasons) or [reason]})
+    return _encode(ImportRefusal(code=status, message=message or usual, reasons=list(reasons) or [reason]))

@@ -10,14 +10,28 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from relay.buffer.documents import CHUNK, Documents
-from relay.buffer.executions import CANCELED, FAILED, PENDING, Execution, Import
+from relay.buffer.executions import CANCELED, PENDING, Execution, Import
 from relay.buffer.registry import Key, Registry
 from relay.dialect import Pushed, PushRefused
 from relay.dialects import documents as dialect
 from relay.dispatch import ask_to_expand
 from relay.errors import ConfigInvalid, Unauthenticated
+from relay.web import executions
+from relay.web.declared import declares
+from relay.web.executions import (
+    Datamart,
+    ExecutionAnswer,
+    ExecutionPage,
+    Id,
+    ImportAnswer,
+    ImportPage,
+    execution_told,
+    import_told,
+    operation,
+    taking,
+)
 from relay.web.imports import same_key
-from relay.web.reading import read_body
+from relay.web.reading import read_plain
 from relay.web.state import state
 from relay.web.uploads import Upload
 
@@ -35,42 +49,47 @@ def _answer(data: Any) -> Response:
 # --- imports ------------------------------------------------------------------------------------------
 
 
-def create(dm: str) -> Response:
+@declares(taking(ImportAnswer, "It is made.", executions.DEFINED))
+def create(dm: Datamart) -> Response:
     """Make an import."""
     key, store = _entered(dm), _store()
-    told = dialect.definition(read_body(request.environ, _BODY_BYTES))
+    told = dialect.definition(read_plain(request.environ, _BODY_BYTES))
     _may_write(key, told.document_type)
     fields = msgspec.structs.asdict(told)
     made = store.create(lambda number: Import(id=number, client=key.client, **fields))
-    return _answer(_import(made))
+    return _answer(import_told(made))
 
 
-def list_imports(dm: str) -> Response:
+@declares(operation(ImportPage, "Some of them.", query=executions.ImportsWanted))
+def list_imports(dm: Datamart) -> Response:
     """A page of a datamart's imports, newest first."""
     key = _entered(dm)
     wanted = request.args.get("keywords", "").lower()
     every = [one for one in _store().imports(key.client) if wanted in one.name.lower()]
-    return _page(every, _import)
+    return _page(every, import_told)
 
 
-def read(dm: str, iid: str) -> Response:
+@declares(operation(ImportAnswer, "The import."))
+def read(dm: Datamart, iid: Id) -> Response:
     """One import."""
-    return _answer(_import(_found(_entered(dm), iid)))
+    return _answer(import_told(_found(_entered(dm), iid)))
 
 
-def update(dm: str, iid: str) -> Response:
+@declares(taking(ImportAnswer, "It is changed.", executions.CHANGED))
+def update(dm: Datamart, iid: Id) -> Response:
     """Change some of an import; executions that are there stay as they are."""
     key = _entered(dm)
     one = _found(key, iid)
     fields = {name: getattr(one, name) for name in dialect.Definition.__struct_fields__}
-    told = dialect.definition(read_body(request.environ, _BODY_BYTES), dialect.Definition(**fields))
+    told = dialect.definition(read_plain(request.environ, _BODY_BYTES), dialect.Definition(**fields))
     _may_write(key, told.document_type)
     changed = msgspec.structs.replace(one, **msgspec.structs.asdict(told))
     _store().save(changed)
-    return _answer(_import(changed))
+    return _answer(import_told(changed))
 
 
-def delete(dm: str, iid: str) -> Response:
+@declares(operation(executions.Done, "It is gone."))
+def delete(dm: Datamart, iid: Id) -> Response:
     """Delete an import and its executions; what runs is ended, rows that were put stay."""
     _store().remove(_found(_entered(dm), iid))
     return Response(b'{"status":"ok"}', 200, content_type="application/json")
@@ -79,7 +98,8 @@ def delete(dm: str, iid: str) -> Response:
 # --- executions ---------------------------------------------------------------------------------------
 
 
-def execute(dm: str, iid: str) -> Response:
+@declares(taking(ExecutionAnswer, "It is durable.", executions.DOCUMENT))
+def execute(dm: Datamart, iid: Id) -> Response:
     """Take a document; answered once all of it is durable."""
     key = _entered(dm)
     one = _found(key, iid)
@@ -95,7 +115,7 @@ def execute(dm: str, iid: str) -> Response:
     store = _store()
     run = _taken(store, one, upload)
     ask_to_expand(store.client, run.id)
-    return _answer(_execution(run))
+    return _answer(execution_told(run))
 
 
 def _taken(store: Documents, one: Import, upload: Upload) -> Execution:
@@ -134,25 +154,29 @@ def _stored(store: Documents, run: Execution, upload: Upload) -> tuple[int, int]
     return size, max(lines + (end != b"\n") - header, 0)
 
 
-def list_executions(dm: str, iid: str) -> Response:
+@declares(operation(ExecutionPage, "Some of them.", query=executions.PageWanted))
+def list_executions(dm: Datamart, iid: Id) -> Response:
     """A page of an import's executions, newest first."""
-    return _page(_store().executions(_found(_entered(dm), iid).id), _execution)
+    return _page(_store().executions(_found(_entered(dm), iid).id), execution_told)
 
 
-def read_execution(dm: str, iid: str, eid: str) -> Response:
+@declares(operation(ExecutionAnswer, "The execution."))
+def read_execution(dm: Datamart, iid: Id, eid: Id) -> Response:
     """One execution."""
-    return _answer(_execution(_run(dm, iid, eid)))
+    return _answer(execution_told(_run(dm, iid, eid)))
 
 
-def act(dm: str, iid: str, eid: str) -> Response:
+@declares(taking(ExecutionAnswer, "The execution.", executions.ACTION))
+def act(dm: Datamart, iid: Id, eid: Id) -> Response:
     """Cancel an execution: at once where it waits, between two pieces where it runs."""
     run = _run(dm, iid, eid)
-    dialect.action(read_body(request.environ, _BODY_BYTES))
+    dialect.action(read_plain(request.environ, _BODY_BYTES))
     store = _store()
     store.end(run, "free", CANCELED)
-    return _answer(_execution(store.execution(run.id) or run))
+    return _answer(execution_told(store.execution(run.id) or run))
 
 
+@declares(executions.ERROR_FILE)
 @bp.get("/v1/data_file/data")
 def data_file() -> Response:
     """An execution's error file."""
@@ -241,74 +265,3 @@ def _count(name: str, usual: int, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         raise PushRefused(f"{name} must be a whole number from 0")
     return min(int(text), most)
-
-
-def _import(one: Import) -> dict[str, Any]:
-    return {
-        "id": str(one.id),
-        "datafarm_key": "DF_RELAY",
-        "datamart_id": str(one.client),
-        "document_type": one.document_type,
-        "mime_type": one.mime_type,
-        "encoding": one.encoding,
-        "name": one.name,
-        "priority": one.priority,
-    }
-
-
-def _execution(run: Execution) -> dict[str, Any]:
-    done = run.completed + run.erroneous
-    over = not run.open
-    started = run.started_ms or None
-    ended = run.ended_ms or None
-    told: dict[str, Any] = {
-        "parameters": None if run.status == PENDING else _parameters(run),
-        "result": _result(run) if over else None,
-        "error": {"message": run.why} if run.status == FAILED else None,
-        "id": str(run.id),
-        "status": run.status,
-        "creation_date": run.created_ms,
-        "start_date": started,
-        "duration": ended - started if ended and started else None,
-        "organisation_id": str(run.client),
-        "user_id": None,
-        "cancel_status": run.cancel or None,
-        "debug": None,
-        "is_retryable": False,
-        "permalink_uri": f"datamarts/{run.client}/document_imports/{run.import_id}/executions/{run.id}",
-        "num_tasks": None if run.status == PENDING else done if over else max(run.lines, done),
-        "completed_tasks": None if run.status == PENDING else run.completed,
-        "erroneous_tasks": None if run.status == PENDING else run.erroneous,
-        "retry_count": 0,
-        "job_type": "DOCUMENT_IMPORT",
-        "import_mode": "MANUAL_FILE",
-        "import_type": None,
-    }
-    return {**told, "end_date": ended} if over else told
-
-
-def _parameters(run: Execution) -> dict[str, Any]:
-    done = run.completed + run.erroneous
-    return {
-        "datamart_id": run.client,
-        "document_import_id": run.import_id,
-        "mime_type": run.mime_type,
-        "document_type": run.document_type,
-        "input_file_name": run.file_name,
-        "file_uri": None,  # a document is not kept once its rows are out
-        "number_of_lines": max(run.lines, done) if run.open else done,
-        "segment_id": None,
-    }
-
-
-def _result(run: Execution) -> dict[str, Any]:
-    errors = f"mics://data_file/datamarts/{run.client}/executions/{run.id}/errors"
-    return {
-        "total_success": run.completed,
-        "total_failure": run.erroneous,
-        "input_file_name": run.file_name,
-        "input_file_uri": None,
-        "error_file_uri": errors if run.error_bytes else None,
-        "possible_issue_on_identifiers": False,
-        "top_identifiers": {},
-    }

@@ -20,6 +20,7 @@ log = logger("web")
 _encode = msgspec.json.Encoder().encode
 
 _STITCH: Final = "/v2/import/"
+_PIPELINE: Final = "/push"
 _IMPORTS: Final = ("/v1/client", "/v2/client", "/sandbox")
 _DOCUMENTS: Final = ("/v1/datamarts", "/v1/data_file")
 _DOCUMENTS_SAY: Final = {
@@ -56,6 +57,7 @@ class _Seldom:
         return int(seen[1]) if seen is not None else 0
 
 
+_UNAVAILABLE: Final = 503
 _SELDOM_S: Final = 1.0
 _MOST_KINDS: Final = 1_000
 _seldom: Final = _Seldom()
@@ -83,7 +85,7 @@ def _ours(error: errors.RelayError) -> Response:
     response = _said(status, text, error)
     if isinstance(error, errors.BufferUnavailable):
         response.headers["Retry-After"] = str(error.retry_after_s)
-    elif isinstance(error, errors.SecretMissing):
+    elif status == _UNAVAILABLE:  # somebody has to change the settings first
         response.headers["Retry-After"] = "60"
     return response
 
@@ -94,7 +96,7 @@ def _said(status: int, text: str, error: errors.RelayError | None = None) -> Res
         refusal = error if isinstance(error, PushRefused) else None
         body = import_api.refused(status, str(refusal) if refusal else "", refusal.reasons if refusal else ())
         return Response(body, status, content_type=import_api.CONTENT_TYPE)
-    if request.path.startswith(_STITCH):
+    if request.path.startswith(_STITCH) or request.path == _PIPELINE:
         batch, refusal = request.path.endswith("/batch"), error if isinstance(error, stitch.Refused) else None
         said = stitch.refused(status, batch=batch, size=request.content_length or 0, error=refusal)
         kind = "text/plain; charset=utf-8" if isinstance(said, str) else import_api.CONTENT_TYPE

@@ -3,26 +3,79 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypedDict
 
 import msgspec
 from flask import Blueprint, Response, request
+from msgspec import Meta
 
 from relay import intake
+from relay.dispatch import ask_to_fetch
 from relay.errors import Unauthenticated
 from relay.intake import Source
 from relay.records import Request
 from relay.telemetry import logger
+from relay.web.declared import FORM, JSON, TEXT, Answer, Operation, declares, later, told
 from relay.web.reading import read_body
 from relay.web.state import state
 
 bp = Blueprint("hooks", __name__)
 log = logger("hooks")
 _encode = msgspec.json.Encoder().encode
+_TAG: Final = "Webhooks"
+_Source = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", description="The source's name.", examples=["shop"])]
 
 
+class Taken(TypedDict):
+    """What became of a delivery."""
+
+    id: Annotated[str | None, Meta(description="The event's, or the first one's; null for a batch of none.")]
+    rows: Annotated[int, Meta(ge=0, description="Rows that it became; none where it was a duplicate.")]
+    duplicate: Annotated[bool, Meta(description="All of it was taken before.")]
+
+
+class Probe(TypedDict):
+    """Who is there."""
+
+    source: str
+    kind: str
+    send: str
+
+
+class Refusal(TypedDict):
+    """Why it was not taken; it helps nobody to forge."""
+
+    error: str
+
+
+_REFUSALS: Final[Mapping[int, Answer]] = {
+    404: told("There is no such source.", Refusal),
+    413: told("The body is too large, as it is or inflated.", Refusal),
+    503: later("It cannot be stored now, or the source has no secret yet. Nothing was stored.", Refusal),
+}
+
+
+@declares(
+    Operation(
+        _TAG,
+        {
+            **_REFUSALS,
+            200: Answer("What the vendor demands instead of a 202, or for its challenge.", {TEXT: str, JSON: Any}),
+            202: told("It is durable.", Taken),
+            401: told("It could not be authenticated.", Refusal),
+            415: told("The body's type or encoding is not supported.", Refusal),
+        },
+        takes={JSON: Any, FORM: dict[str, Any]},
+        needs_body=False,
+    )
+)
 @bp.post("/hooks/<name>")
-def deliver(name: str) -> Response:
-    """Take one delivery: 202 once it is durable."""
+def deliver(name: _Source) -> Response:
+    """Take one delivery: 202 once it is durable.
+
+    Headers, query and body are those that the source's vendor sends and signs.
+    """
     here = state()
     source = intake.find(here.sources, name)
     incoming = _request(source)
@@ -38,29 +91,38 @@ def deliver(name: str) -> Response:
         here.refusals.took(source, incoming, now, refusal.reason)
         raise
     if not accepted.delivery.offers:  # a batch of nothing
-        return _answer(source, {"id": None, "rows": 0, "duplicate": False})
+        return _answer(source, Taken(id=None, rows=0, duplicate=False))
     taken = here.front.put(accepted.delivery)
+    here.unmapped.took(source, accepted, taken)
     duplicate = all(t.duplicate for t in taken)
+    if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
+        ask_to_fetch(here.front.client, name)
     for fault in accepted.faults:
         log.warning("event_quarantined", source=name, event_id=taken[0].arrival, fault=fault)
-    return _answer(
-        source, {"id": taken[0].arrival, "rows": 0 if duplicate else accepted.rows, "duplicate": duplicate}
+    return _answer(source, Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate))
+
+
+@declares(
+    Operation(
+        _TAG,
+        {
+            **_REFUSALS,
+            200: Answer("Somebody is there, or the vendor's challenge answered.", {JSON: Probe, TEXT: str}),
+            403: Answer("A challenge that is not our vendor's.", {TEXT: str}),
+        },
     )
-
-
+)
 @bp.get("/hooks/<name>")
-def probe(name: str) -> Response:
+def probe(name: _Source) -> Response:
     """A handshake, or a person or vendor that looks whether somebody is there (HEAD too)."""
     source = intake.find(state().sources, name)
     reply = intake.handshake(source, _request(source))
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
-    return Response(
-        _encode({"source": name, "kind": source.kind, "send": "POST"}), content_type="application/json"
-    )
+    return Response(_encode(Probe(source=name, kind=source.kind, send="POST")), content_type=JSON)
 
 
-def _answer(source: Source, body: dict[str, object]) -> Response:
+def _answer(source: Source, body: Taken) -> Response:
     special = source.vendor.reply
     if special is not None:
         return Response(special.body, special.status, content_type=special.content_type)

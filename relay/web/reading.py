@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from relay.errors import TooLarge
+from relay.bodies import inflate
+from relay.errors import TooLarge, UnsupportedMedia
 
 _CHUNK: Final = 65_536
+_PLAIN: Final = frozenset({"", "identity"})
+_GZIP: Final = frozenset({"gzip", "x-gzip"})
 #: Bytes over the limit that are read and dropped, for a client to be through with sending: only then it reads the
 #: answer, and one whose connection is closed before would never learn why.
 _DROPPED: Final = 32 * 1024 * 1024
@@ -34,6 +37,21 @@ def read_body(environ: dict[str, Any], limit: int) -> bytes:
             raise TooLarge(f"a chunked body is over the limit of {limit} bytes")
         parts.append(part)
     return b"".join(parts)
+
+
+def read_plain(environ: dict[str, Any], limit: int) -> bytes:
+    """A body as it was before it was compressed, if it was; the limit is that of both.
+
+    Raises:
+        TooLarge: it is over the limit. UnsupportedMedia: it is compressed otherwise than with gzip, or broken.
+    """
+    encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+    body = read_body(environ, limit)
+    if encoding in _PLAIN:
+        return body
+    if encoding not in _GZIP:
+        raise UnsupportedMedia(f"content-encoding {encoding[:40]!r}", reason="unsupported_encoding")
+    return inflate(body, limit)
 
 
 def _drop(stream: Any, most: int) -> None:

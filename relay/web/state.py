@@ -17,6 +17,7 @@ from relay.records import Codec
 from relay.web.callers import caller, networks
 from relay.web.door import Door
 from relay.web.refusals import Refusals
+from relay.web.unmapped import Unmapped
 
 
 class State:
@@ -25,6 +26,7 @@ class State:
     def __init__(self, config: Config, sources: dict[str, Source], front: Front) -> None:
         self.config, self.sources, self.front = config, sources, front
         self.refusals = Refusals(config.settings, sources, front.client)
+        self.unmapped = Unmapped(front.client)
         registry = Registry(front.client)
         self.door, self.clients = Door(registry), Clients(config, sources, registry)
         self.seal = of_documents(config.settings.redaction_key.get_secret_value())

@@ -81,11 +81,12 @@ class Upload:
         decoder = MultipartDecoder(boundary.encode("latin-1", "replace"), _HELD_BYTES, max_parts=_MOST_PARTS)
         part, field, told, found = "", b"", "", False
         for event in _events(decoder, self._raw(self._limit + _AROUND_BYTES)):
-            if isinstance(event, File) and event.name == "file":
+            if isinstance(event, (Field, File)) and event.name == "file":
                 if found:
                     raise PushRefused("the form holds two documents")
                 part, found = "file", True
-                self.name, self.content_type = event.filename or "", event.headers.get("Content-Type", "")
+                self.name = (event.filename or "") if isinstance(event, File) else ""
+                self.content_type = event.headers.get("Content-Type", "")
             elif isinstance(event, (Field, File)):
                 part, field = "type" if event.name == "type" else "", b""
             elif isinstance(event, Data) and part == "file":
