@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -42,11 +42,17 @@ class SourceSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    kind: str = Field(description="The vendor: a file name of relay/sources, see `relay sources`.")
+    kind: str = Field(description="The vendor, see `relay sources`.")
     secrets: tuple[SecretStr, ...] = Field(
         (), description="Signing secrets; all are live, so that one can be rotated without a gap."
     )
     to: tuple[str, ...] = Field((), description="Destinations; default: the only one.")
+    tables_as: str = Field(
+        "",
+        pattern="^([a-z][a-z0-9_]*)?$",
+        description="What its tables begin with. Sources of one kind that say the same share their tables.",
+    )
+    test_events: Literal["keep", "drop"] = Field("keep", description="Tests are rows with `_relay_test`, or none.")
     redact: TableRules | None = Field(
         None, description="Redaction by body path, for all that becomes of an event."
     )

@@ -20,6 +20,8 @@ ANSWER: Final = "worker.exports.answer"
 WRITE: Final = "worker.exports.write"
 #: Turns a document that was sent into rows; on the queue of the drains, in slices as theirs.
 EXPAND: Final = "relay.expanding.expand"
+#: Fetches what thin events name; on the queue of the drains, in slices as theirs.
+FETCH: Final = "relay.fetching.fetch"
 #: How long a whole table may take to be written.
 EXPORT_S: Final = 3600
 #: Above a drain's slice plus a destination's longest request; RQ kills what runs longer.
@@ -92,6 +94,18 @@ def ask_to_expand(client: driver.Redis, execution: int, *, again: bool = False) 
         log.warning("expansion_not_asked_for", execution=execution, error=str(error))
         return False
     return True
+
+
+def ask_to_fetch(client: driver.Redis, source: str) -> None:
+    """Ask for what a source's thin events name to be fetched, but where somebody was asked already."""
+    queue, prefix = Queue(QUEUE, connection=client), f"fetch-{source}--"
+    try:
+        if any(job_id.startswith(prefix) for job_id in queue.get_job_ids()):
+            return
+        job_id = f"{prefix}{secrets.token_hex(6)}"
+        queue.enqueue(FETCH, source, job_id=job_id, result_ttl=0, failure_ttl=3600, job_timeout=JOB_TIMEOUT_S)
+    except (RedisError, OSError) as error:
+        log.warning("fetch_not_asked_for", source=source, error=str(error))
 
 
 def _job_prefix(lane: str) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from relay import catalogue
+from relay import sharing
 from relay.bodies import decode_body as decode_body  # noqa: PLC0414 - for those who map later
 from relay.bodies import inflate as inflate  # noqa: PLC0414 - for those who look at what was refused
 from relay.bodies import unread_without_cards, without_cards
 from relay.buffer.accept import Delivery, Offer, digest_of
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config, SourceSettings
+from relay.described import Misdescribed
 from relay.errors import (
     ConfigInvalid,
     IntakeError,
@@ -25,22 +26,13 @@ from relay.errors import (
     UnknownSource,
     UnsupportedMedia,
 )
-from relay.records import (
-    Codec,
-    Event,
-    Meta,
-    Record,
-    Request,
-    Table,
-    encode_json,
-    key_text,
-    partition_of,
-)
+from relay.kinds import SOURCES as SOURCES  # noqa: PLC0414 - for those who list the kinds
+from relay.kinds import described, kinds
+from relay.kinds import vendor_of as vendor_of  # noqa: PLC0414 - for those who have no source
+from relay.records import Codec, Event, Meta, Record, Request, Table, encode_json, key_text, partition_of
 from relay.redaction import Redaction, redaction_of
 from relay.signatures import Verifier
 from relay.source import Reply, Vendor
-
-SOURCES: Final = "relay.sources"
 
 
 class Source:
@@ -64,26 +56,26 @@ class Source:
         archived: bool = True,
         redaction: Redaction | None = None,
         mask_cards: bool = True,
+        tables_as: str = "",
+        drop_tests: bool = False,
     ) -> None:
         self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
         self.to, self.kind, self.public_url = dict(to), kind, public_url
         self.redaction, self.mask_cards = redaction, mask_cards
         self.archive = (lane_name(ARCHIVE, 0, 1),) if archived else ()
         self.verifier: Verifier = vendor.verifier(settings)
-        self.tables = {short: (f"{name}_{short}", table) for short, table in vendor.tables.items()}
-        self.schemas = {table.schema_id: table.declaration for table in vendor.tables.values()}
+        self.shares, self.drop_tests = bool(tables_as), drop_tests
+        self.tables = tables_of(vendor, tables_as or name, shares=self.shares)
+        self.declared = dict(self.tables.values())
+        self.schemas = {table.schema_id: table.declaration for table in self.declared.values()}
 
 
-def vendor_of(kind: str, settings: Mapping[str, Any]) -> Vendor:
-    """The vendor of a kind; `custom` builds one from its settings.
-
-    Raises:
-        KeyError: there is no such kind.
-        ConfigInvalid: settings of a `custom` source are wrong.
-    """
-    module = catalogue.load(SOURCES, kind)
-    vendor: Vendor = module.build(settings) if hasattr(module, "build") else module.vendor
-    return vendor
+def tables_of(vendor: Vendor, prefix: str, *, shares: bool) -> dict[str, tuple[str, Table]]:
+    """A vendor's tables: short name -> full name and declaration."""
+    return {
+        short: (f"{prefix}_{short}", sharing.shared(table) if shares else table)
+        for short, table in vendor.tables.items()
+    }
 
 
 def sources_of(config: Config) -> dict[str, Source]:
@@ -92,7 +84,21 @@ def sources_of(config: Config) -> dict[str, Source]:
     Raises:
         ConfigInvalid: an unknown kind or setting, with file and line.
     """
-    return {name: _source(config, name, block) for name, block in config.settings.sources.items()}
+    sources = {name: _source(config, name, block) for name, block in config.settings.sources.items()}
+    _check_shared(config, sources)
+    return sources
+
+
+def _check_shared(config: Config, sources: Mapping[str, Source]) -> None:
+    """A table is one source's, or all of its sources share it and are of one kind."""
+    first: dict[str, Source] = {}
+    for name, source in sources.items():
+        for full in source.declared:
+            other = first.setdefault(full, source)
+            if other is not source and not (source.shares and other.shares and source.kind == other.kind):
+                at = f"sources.{name}" + (".tables_as" if source.shares else "")
+                why = f"its table {full} is {other.name}'s too: sources share tables by one `tables_as`"
+                raise config.fault(at, f"{why}, and are then of one kind")
 
 
 def _source(config: Config, name: str, block: SourceSettings) -> Source:
@@ -100,30 +106,41 @@ def _source(config: Config, name: str, block: SourceSettings) -> Source:
     try:
         vendor = vendor_of(block.kind, block.vendor_settings)
     except KeyError:
-        kinds = ", ".join(catalogue.names(SOURCES))
-        raise config.fault(f"{at}.kind", f"there is no kind {block.kind!r}; known: {kinds}") from None
+        known = ", ".join(kinds())
+        raise config.fault(f"{at}.kind", f"there is no kind {block.kind!r}; known: {known}") from None
+    except Misdescribed as error:
+        faults = (str(config.fault(f"{at}.{path}", said)) for path, said in error.faults)
+        raise ConfigInvalid("\n".join(faults)) from None
     except ConfigInvalid as error:
         raise config.fault(at, str(error)) from None
     settings = dict(block.vendor_settings)
-    if block.kind != "custom":
+    if not described(block.kind):
         for setting in settings:
             if setting not in vendor.settings:
                 raise config.fault(f"{at}.{setting}", f"unknown setting of kind {block.kind}")
         settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
     lanes = {d: config.lanes(d) for d in block.to}
+    tables = dict(tables_of(vendor, block.tables_as or name, shares=bool(block.tables_as)).values())
     secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
-    return Source(
-        name,
-        vendor,
-        secrets,
-        settings,
-        lanes,
-        kind=block.kind,
-        public_url=block.public_url,
-        archived=config.settings.archive_days > 0,
-        redaction=redaction_of(config, block, {f"{name}_{t}": d for t, d in vendor.tables.items()}),
-        mask_cards=config.settings.mask_cards,
-    )
+    redaction = redaction_of(config, block, tables)
+    try:
+        return Source(
+            name,
+            vendor,
+            secrets,
+            settings,
+            lanes,
+            kind=block.kind,
+            public_url=block.public_url,
+            archived=config.settings.archive_days > 0,
+            redaction=redaction,
+            mask_cards=config.settings.mask_cards,
+            tables_as=block.tables_as,
+            drop_tests=block.test_events == "drop",
+        )
+    except ConfigInvalid as error:  # a setting that its vendor's proof cannot be made of
+        setting, _, said = str(error).partition(": ")
+        raise config.fault(*((f"{at}.{setting}", said) if setting in settings else (at, str(error)))) from None
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -171,6 +188,8 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         if source.redaction is not None:
             data = source.redaction.body(data)
         events = source.vendor.read(request, data)
+        if source.vendor.forms and source.redaction is not None:  # some forms hold JSON, which is read only here
+            events = [msgspec.structs.replace(e, data=source.redaction.body(e.data)) for e in events]
     except MalformedPayload as error:
         raw = _unread_body(source, request, data, clean=clean)
         offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
@@ -240,7 +259,7 @@ def records_of(source: Source, event: Event) -> list[Record]:
         MappingFailed: the mapper could not make sense of the event; says of which field.
     """
     mapper = source.vendor.mapper(event.type)
-    if mapper is None:
+    if mapper is None or (event.test and source.drop_tests):
         return []
     try:
         return [_named(source, record) for record in mapper(event)]
@@ -252,6 +271,8 @@ def records_of(source: Source, event: Event) -> list[Record]:
 
 def _named(source: Source, record: Record) -> Record:
     name, table = source.tables[record.table]
+    if source.shares:
+        record = sharing.owned(record, source.name)
     _check_key(record.data, table.parent if record.members is not None else table.key, record.table)
     for member in record.members or ():
         _check_key(member, table.key, record.table)
@@ -279,11 +300,21 @@ def _offer(
     if not records:
         counts[f"e|{source.name}|ignored"] = 1
         return Offer(digest, window, b"", False, (), counts, event.type)  # noqa: FBT003 - see Offer
+    if waits(source, event):
+        counts[f"e|{source.name}|waiting"] = 1
+        meta = _meta(source, event, request, raw, {})
+        return Offer(digest, window, codec.pack(meta, raw, []), False, (), counts, event.type, waits=True)  # noqa: FBT003 - see Offer
     counts[f"e|{source.name}|mapped"] = 1
     counts.update(emitted(source, records, source.to))
     meta = _meta(source, event, request, raw, schemas_of(source, records))
     blob = codec.pack(meta, raw, records)
     return Offer(digest, window, blob, False, lanes_of(source, records, source.to), counts, event.type)  # noqa: FBT003 - see Offer
+
+
+def waits(source: Source, event: Event) -> bool:
+    """Whether what an event names is to be fetched before it is mapped."""
+    needed = source.vendor.hydration(event.type) if source.vendor.hydrations else None
+    return needed is not None and bool(source.settings.get(needed.token)) and isinstance(event.data, dict)
 
 
 def _quarantine(
@@ -315,7 +346,7 @@ def _meta(source: Source, event: Event, request: Request, raw: bytes, schemas: d
 def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:
     """Table to schema id, of the tables that records use."""
     used = {record.table for record in records}
-    return {full: table.schema_id for full, table in source.tables.values() if full in used}
+    return {full: table.schema_id for full, table in source.declared.items() if full in used}
 
 
 class Named(Protocol):
@@ -354,7 +385,7 @@ def lanes_of(source: Source, records: Iterable[Record], destinations: Iterable[s
 
 
 def _table(source: Source, full: str) -> Table:
-    return source.vendor.tables[full[len(source.name) + 1 :]]
+    return source.declared[full]
 
 
 def find(sources: Mapping[str, Source], name: str) -> Source:

@@ -55,12 +55,45 @@ class Sample(msgspec.Struct, frozen=True):
     content_type: str = "application/json"
 
 
+#: Where the object that an event names stands in its data, once it was fetched.
+FETCHED: Final = "fetched"
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """What is to be fetched: a URL of the vendor's API, by GET, with the headers that it demands."""
+
+    url: str
+    headers: Mapping[str, str] = {}
+
+
+class Hydration(msgspec.Struct, frozen=True):
+    """How thin events become whole.
+
+    Args:
+        fetch: what an event needs, by the source's settings; None where it needs nothing.
+        token: the setting without which nothing is fetched.
+        hosts: the vendor's hosts; a name that begins with a dot stands for all that end so.
+    """
+
+    fetch: Callable[[Event, Mapping[str, Any]], Fetch | None]
+    token: str
+    hosts: tuple[str, ...]
+
+
 class Setting(msgspec.Struct, frozen=True):
     """One setting that only this vendor has, under the vendor's own name."""
 
     help: str
     default: Any = None
     secret: bool = False
+
+
+def api(url: str, per_second: float = 2) -> dict[str, Setting]:
+    """The settings of a vendor whose objects are fetched: where, and how often."""
+    return {
+        "api_url": Setting("Where objects are fetched; another only for tests and proxies.", url),
+        "api_per_second": Setting("Requests a second at most.", per_second),
+    }
 
 
 def header(name: str) -> Reader:
@@ -168,6 +201,7 @@ class Vendor:
         self.mappers: dict[str, Mapper] = {}
         self.families: list[tuple[str, Mapper]] = []
         self.samples: dict[str, Callable[[int, int], Sample]] = {}
+        self.hydrations: list[tuple[str, Hydration]] = []
 
     @property
     def proved(self) -> bool:
@@ -198,6 +232,29 @@ class Vendor:
             return make
 
         return declare
+
+    def hydrates(
+        self, *types: str, token: str, hosts: tuple[str, ...]
+    ) -> Callable[[Callable[[Event, Mapping[str, Any]], Fetch | None]], Hydration]:
+        """Declares what these types (`*` as in `maps`) need of the vendor's API before they are mapped.
+
+        The object then stands in `event.data["fetched"]`; without the token, or where the vendor does not give it,
+        the event is mapped as it came. A vendor that does so has the settings of `api` beside its token.
+        """
+
+        def declare(fetch: Callable[[Event, Mapping[str, Any]], Fetch | None]) -> Hydration:
+            hydration = Hydration(fetch, token, hosts)
+            self.hydrations += [(name, hydration) for name in types]
+            return hydration
+
+        return declare
+
+    def hydration(self, type_: str) -> Hydration | None:
+        """What a type needs, if anything."""
+        for name, hydration in self.hydrations:
+            if type_ == name or (name.endswith("*") and type_.startswith(name[:-1])):
+                return hydration
+        return None
 
     def mapper(self, type_: str) -> Mapper | None:
         """The mapper of a type, or None: then events of it are ignored and counted."""

@@ -15,8 +15,9 @@ from relay.buffer.clock import Clock
 from relay.buffer.documents import Documents
 from relay.buffer.fences import Fences, keeping
 from relay.buffer.parking import Parking
+from relay.buffer.waiting import Waiting
 from relay.config import Config
-from relay.dispatch import ask_to_expand
+from relay.dispatch import ask_to_expand, ask_to_fetch
 from relay.telemetry import logger
 from worker import exports
 from worker.jobs import open_archive
@@ -41,7 +42,7 @@ class Keeper:
         self._parked = self._cleaned = -FENCES_S
         self._cleaning: Iterator[None] = iter(())
         self._watchman, self._clock = Watchman(), Clock(client)
-        self._documents = Documents(client)
+        self._documents, self._waiting = Documents(client), Waiting(client)
 
     def reload(self, config: Config) -> None:
         """Go on with other settings."""
@@ -62,6 +63,8 @@ class Keeper:
         for execution in self._documents.due():
             if ask_to_expand(self.client, execution, again=True):
                 self._documents.asked(execution)
+        for source in self._waiting.due(int(time.time() * 1000)):
+            ask_to_fetch(self.client, source)
         self._watchman.look(self.client, self.config.settings)
 
     def _park(self) -> None:

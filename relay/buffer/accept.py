@@ -44,6 +44,7 @@ class Offer(msgspec.Struct, frozen=True):
         quarantined: it could not be read or mapped.
         lanes: names of the lanes that its records go to.
         counts: ledger fields to add to where it is taken.
+        waits: until what it names was fetched.
         type: the vendor's name of what happened, for `relay tail`.
     """
 
@@ -54,6 +55,7 @@ class Offer(msgspec.Struct, frozen=True):
     lanes: tuple[str, ...]
     counts: Mapping[str, int]
     type: str = ""
+    waits: bool = False
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -182,7 +184,7 @@ def _answer(answer: list[Any]) -> list[Taken] | str:
 #: The keys that put.lua knows by their places.
 _FIXED: Final = (
     keys.CLOCK, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.SCHEMAS, keys.QUARANTINE,
-    keys.DEAD_COUNT, keys.DEAD, keys.PARKED, keys.ALARMS, keys.API_KEYS, keys.API_KEYS_USED,
+    keys.DEAD_COUNT, keys.DEAD, keys.PARKED, keys.ALARMS, keys.API_KEYS, keys.API_KEYS_USED, keys.WAITERS,
 )  # fmt: skip
 
 
@@ -219,7 +221,8 @@ def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> 
                 blobs.append(offer.blob)
             if offer.digest:
                 windows.add(offer.window)
-            blob, fault = len(blobs) if offer.blob else 0, int(offer.quarantined)
+            blob = len(blobs) if offer.blob else 0
+            fault = index(keys.waiting(delivery.source)) if offer.waits else int(offer.quarantined)
             events.append((offer.digest, offer.window, blob, fault, lanes, offer.counts, offer.type))
         # Two places for what the script notes of a delivery, then who it is from.
         fragile = delivery.source in bounds.fragile

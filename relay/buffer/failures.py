@@ -103,6 +103,7 @@ class Failures:
         schemas: Mapping[str, bytes],
         *,
         quarantined: bool = False,
+        waiting: bool = False,
     ) -> bool:
         """Send an event through lanes again; False where it still waits in one, or nothing of it failed any more.
 
@@ -115,6 +116,7 @@ class Failures:
             letters: dead letters of it that this replaces, each with its prefix in the ledger.
             schemas: declarations of its tables.
             quarantined: it is to leave quarantine, and is left alone where it is no longer there.
+            waiting: the same of what waits to be fetched.
         """
         names = [
             keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.LANES, keys.QUARANTINE, keys.DEAD,
@@ -128,10 +130,15 @@ class Failures:
         held = [keys.queue(lane.decode(), source) for lane in lanes_known if not keys.archives(lane.decode())]
         places = range(len(names) + 1, len(names) + len(held) + 1)
         names += held
+        if waiting:
+            names.append(keys.waiting(source))
+        waits = len(names) if waiting else 0
         if schemas:
             fresh: Any = dict(schemas)
             self.client.hset(keys.SCHEMAS, mapping=fresh)
-        plan = _encode((source, arrival, routes, dict(counts), list(letters.items()), list(places), quarantined))
+        plan = _encode(
+            (source, arrival, routes, dict(counts), list(letters.items()), list(places), quarantined, waits)
+        )
         return bool(self._requeue(names, [plan, blob]) == 1)
 
     def discard(self, failure: Failure) -> bool:

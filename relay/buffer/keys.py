@@ -32,10 +32,15 @@ key                                    type    holds
 `rh:queue:<lane>|<source>`             zset    arrival number -> when it is due (ms): what waits to be delivered
 `rh:left:<lane>`                       hash    arrival number -> `positions;tries` of its records still to settle
 `rh:fence:<destination>|<table>`       hash    key -> newest version (and, of a set, its member keys) that was sent
+`rh:waiting`                           set     sources of which events wait for what they name to be fetched
+`rh:waiting:<source>|`                 zset    arrival number -> when it is due (ms): what waits to be fetched
+`rh:waiting:tries`                     hash    arrival number -> how often what it names was asked for
+`rh:resting:<source>`                  string  there while the vendor wants to be left alone; goes by itself
 `rh:refusals`                          hash    source -> what its refused deliveries lacked (`refused.Account`)
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
 `rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all
 `rh:refused:<id>`                      string  one kept refused request, sealed; goes by itself after a day
+`rh:drift`                             hash    `<source>|<table>` -> how its rows differ from its declaration
 `rh:imports:<client>`                  hash    number of a document import -> what it is, as JSON
 `rh:documents:last`                    string  number of the last document import or execution
 `rh:documents:clock`                   string  microseconds up to which rows of documents have their place in time
@@ -63,6 +68,8 @@ BYTES: Final = "rh:bytes"
 LEDGER: Final = "rh:ledger"
 SCHEMAS: Final = "rh:schemas"
 QUARANTINE: Final = "rh:quarantine"
+WAITERS: Final = "rh:waiting"
+TRIES: Final = "rh:waiting:tries"
 DEAD: Final = "rh:dead"
 DEAD_COUNT: Final = "rh:deadcount"
 LANES: Final = "rh:lanes"
@@ -79,6 +86,7 @@ ALARMS: Final = "rh:alarms"
 REFUSALS: Final = "rh:refusals"
 REFUSED: Final = "rh:refused"
 REFUSED_BYTES: Final = "rh:refused:bytes"
+DRIFT: Final = "rh:drift"
 DOCUMENTS_LAST: Final = "rh:documents:last"
 DOCUMENTS_CLOCK: Final = "rh:documents:clock"
 DOCUMENTS_UPLOADS: Final = "rh:documents:uploads"
@@ -126,6 +134,16 @@ def lane_sources(name: str) -> str:
 def queue(lane_: str, source: str) -> str:
     """What of one source waits in a lane."""
     return f"rh:queue:{lane_}|{source}"
+
+
+def waiting(source: str) -> str:
+    """Events of a source that wait for what they name to be fetched."""
+    return f"rh:waiting:{source}|"
+
+
+def resting(source: str) -> str:
+    """There while nothing is fetched for a source."""
+    return f"rh:resting:{source}"
 
 
 def left(lane_: str) -> str:

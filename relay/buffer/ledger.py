@@ -14,6 +14,7 @@ import redis as driver
 
 from relay.buffer import keys
 from relay.buffer.lanes import lane_states
+from relay.buffer.waiting import Waiting
 from relay.records import Codec, lane_key, partition_of, records_of
 
 EVENT_STATES: Final = ("duplicate", "ignored", "quarantined", "mapped", "waiting", "discarded")
@@ -100,6 +101,11 @@ def _sizes(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
     counted = sum(s.get("quarantined", 0) for s in ledger.events.values())
     if quarantined != counted:
         yield f"quarantine holds {quarantined} events, the ledger says {counted}"
+    waits = Waiting(client).counts()
+    for source in sorted({*waits, *(s for s, states in ledger.events.items() if states.get("waiting"))}):
+        counted = ledger.events.get(source, {}).get("waiting", 0)
+        if waits.get(source, 0) != counted:
+            yield f"{waits.get(source, 0)} events of {source} wait to be fetched, the ledger says {counted}"
     dead: Any = client.hlen(keys.DEAD)
     counted = sum(s.get("dead", 0) for s in ledger.records.values())
     if dead != counted:
@@ -189,7 +195,7 @@ def _declared(client: driver.Redis, ids: set[str]) -> dict[str, bytes]:
 
 def _orphans(client: driver.Redis, held: set[str]) -> Iterator[str]:
     quarantined: Any = client.zrange(keys.QUARANTINE, 0, -1)
-    kept = held | {a.decode() for a in quarantined}
+    kept = held | {a.decode() for a in quarantined} | Waiting(client).arrivals()
     letters: Any = client.hkeys(keys.DEAD_COUNT)
     kept |= {a.decode() for a in letters}
     parked: Any = client.hkeys(keys.PARKED)

@@ -12,6 +12,7 @@ import redis as driver
 
 from relay.buffer import keys, ledger
 from relay.buffer.lanes import Claimed, Lane, Settlement
+from relay.buffer.waiting import Waiting
 from relay.errors import ConfigInvalid
 
 _SOON_MS: Final = 10**12  # what is due at any time
@@ -24,7 +25,8 @@ class Strays(msgspec.Struct, frozen=True):
     """Events of one source that wait in one lane, of which one of both is gone.
 
     Args:
-        lane, source: where they wait. count: how many. gone: what is no longer configured, for people.
+        lane, source: where they wait; no lane: for what they name to be fetched.
+        count: how many. gone: what is no longer configured, for people.
     """
 
     lane: str
@@ -41,6 +43,9 @@ def strays(client: driver.Redis, destinations: Collection[str], sources: Collect
         destinations: as configured.
         sources: as configured.
     """
+    for source, waiting in Waiting(client).counts().items():
+        if source not in sources:
+            yield Strays("", source, waiting, f"source {source}")
     lanes: Any = client.smembers(keys.LANES)
     for lane in sorted(name.decode() for name in lanes):
         destination = lane.rsplit("/", 2)[0]
@@ -90,6 +95,9 @@ def discard(client: driver.Redis, destinations: Collection[str], sources: Collec
     """
     given_up = 0
     for one in list(strays(client, destinations, sources)):
+        if not one.lane:
+            given_up += Waiting(client).discard(one.source)
+            continue
         lane = Lane(client, one.lane, f"discard-{secrets.token_hex(6)}")
         # Nothing is sent, so that neither a rest nor a pause matters.
         client.delete(keys.destination(lane.destination))

@@ -165,23 +165,24 @@ def _arrival(text: str) -> str:
 
 def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
     """Whose a table is, and what is declared of it, for a key of as many values as it has columns."""
-    source, declared = _owner(config, client, table)
+    source, declared = _owner(config, client, table, key)
     if len(key) != len(declared.key):
         columns = ", ".join(declared.key)
         raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
     return source, declared
 
 
-def _owner(config: Config, client: driver.Redis, table: str) -> tuple[jobs.Sender, Table]:
-    for source in intake.sources_of(config).values():
-        for full, declared in source.tables.values():
-            if full == table:
-                return source, declared
+def _owner(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
+    ours = [source for source in intake.sources_of(config).values() if table in source.declared]
+    if ours:
+        # Of those that share a table, whose row it is stands first in the key.
+        named = [source for source in ours if source.shares and source.name == key[0]]
+        return (named or ours)[0], ours[0].declared[table]
     pushed = Registry(client).table(table)
     if pushed is None:
         raise ConfigInvalid(f"no configured source and no client writes a table {table!r}")
-    number, key = pushed
-    return jobs.senders(config, client)[f"{PREFIX}{number}"], Table(table, key=key)
+    number, columns = pushed
+    return jobs.senders(config, client)[f"{PREFIX}{number}"], Table(table, key=columns)
 
 
 def lineage(

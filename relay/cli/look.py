@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from relay import catalogue, intake
+from relay import catalogue, intake, recipes
 from relay.buffer import destinations, keys, ledger
 from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import bounds_of
 from relay.buffer.lanes import lane_states
+from relay.buffer.waiting import Waiting
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, ask_worker, buffer, opened, show
-from relay.intake import SOURCES
+from relay.kinds import SOURCES, kinds, vendor_of
 from relay.records import arrival_instant
+from relay.source import Vendor
 
 
 def register(app: typer.Typer) -> None:
@@ -38,29 +40,59 @@ def sources(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = F
         }
         for s in intake.sources_of(settings).values()
     ]
-    kinds = [_kind(name) for name in catalogue.names(SOURCES)]
+    known = [kind_of(name) for name in kinds()]
     if as_json:
-        show({"sources": configured, "kinds": kinds})
+        show({"sources": configured, "kinds": known})
         return
     for one in configured:
         state = "" if one["secrets"] else "  (no secret yet)"
         typer.echo(f"{one['name']}: {one['kind']} at {one['url']}{state}")
-    typer.echo(f"kinds: {', '.join(k['kind'] for k in kinds)}")
+    files = [kind for kind in known if kind["support"] == "source"]
+    groups = {
+        "proved by what others signed": [kind for kind in files if kind["proved"]],
+        "as the vendor documents it": [kind for kind in files if not kind["proved"]],
+        "recipes": [kind for kind in known if kind["support"] == "recipe"],
+        "described in relay.yaml": [kind for kind in known if kind["support"] == "custom"],
+    }
+    for title, found in groups.items():
+        typer.echo(f"kinds, {title}: {', '.join(kind['kind'] for kind in found) or 'none'}")
 
 
-def _kind(name: str) -> dict[str, Any]:
-    vendor = getattr(catalogue.load(SOURCES, name), "vendor", None)
-    if vendor is None:
-        return {"kind": name, "title": "declared in relay.yaml", "family": "generic", "scheme": "", "proof": ""}
+def kind_of(name: str) -> dict[str, Any]:
+    """What there is to know of one kind, `support` being `source` (a file), `recipe` or `custom`."""
+    recipe = name in recipes.names()
+    vendor = vendor_of(name, {}) if recipe else getattr(catalogue.load(SOURCES, name), "vendor", None)
+    if not isinstance(vendor, Vendor):
+        return {
+            "kind": name, "support": "custom", "proved": False, "title": "declared in relay.yaml",
+            "family": "generic", "docs": "", "scheme": "", "proof": "", "setup": [], "deletes": "", "limits": [],
+            "settings": {}, "types": [], "tables": {},
+        }  # fmt: skip
     return {
         "kind": name,
+        "support": "recipe" if recipe else "source",
+        "proved": vendor.proved,
         "title": vendor.title,
         "family": vendor.family,
         "docs": vendor.docs,
         "scheme": vendor.verifier({k: s.default for k, s in vendor.settings.items()}).scheme,
         "proof": vendor.proof,
+        "setup": list(vendor.setup),
+        "deletes": vendor.deletes,
+        "limits": list(vendor.limits),
+        "settings": {
+            k: {"help": s.help, "default": s.default, "secret": s.secret} for k, s in vendor.settings.items()
+        },
         "types": [*vendor.mappers, *(prefix for prefix, _ in vendor.families)],
-        "tables": {t.name: {"key": list(t.key), "clock": t.clock} for t in vendor.tables.values()},
+        "tables": {
+            t.name: {
+                "key": list(t.key),
+                "parent": list(t.parent),
+                "clock": t.clock,
+                "columns": {column: str(type_) for column, type_ in t.columns.items()},
+            }
+            for t in vendor.tables.values()
+        },
     }
 
 
@@ -88,6 +120,7 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
     account = ledger.read(client)
     alarms = [alarm.text for alarm in standing(client, bounds_of(settings.settings, maxmemory(client)))]
     held: Any = client.hgetall(keys.BYTES)
+    waits = Waiting(client).counts()
     lanes, standings = lane_states(client), destinations.standings(client)
     routes = [
         {"source": s, "destination": d, "table": t, **states} for (s, d, t), states in account.records.items()
@@ -105,6 +138,8 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
         typer.echo(f"destination {name}: {destinations.in_words(state)}")
     for name, state in lanes.items():
         typer.echo(f"lane    {name}: {state['waiting']} events wait {state.get('why', '')}".rstrip())
+    for source, count in waits.items():
+        typer.echo(f"waiting {source}: {count} events wait for what they name to be fetched")
     for alarm in alarms:
         typer.echo(f"alarm   {alarm}")
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from relay.records import Packed, Record, Table, encode_json, key_of, records_of
+from relay.sharing import OWNER
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -53,7 +54,8 @@ class Subject:
         self.sent: dict[tuple[str, str], Any] = {}
         #: Table -> key as text -> key columns of child rows, also as sent.
         self.members: dict[str, dict[str, dict[str, Any]]] = {}
-        self._texts = [re.compile(rb"(?<![0-9A-Za-z])%b(?![0-9A-Za-z])" % re.escape(v.encode())) for v in values]
+        sent = [value.encode() for column, value in named.items() if column != OWNER]
+        self._texts = [re.compile(rb"(?<![0-9A-Za-z])%b(?![0-9A-Za-z])" % re.escape(value)) for value in sent]
         # Bytes of which each pair has one in the records of an event that says something of these rows.
         outer = [named[c] for c in declared.parent or declared.key]
         self._hints = [(encode_json(value)[1:-1], value.encode()) for value in outer]
@@ -127,7 +129,7 @@ def _parent_columns(tables: Mapping[str, Table], table: str, child: str) -> dict
         return {}
     near = _nearest(tables, child) == table
     one = tables[table].name.removesuffix("s")
-    named = {p: k for p in declared.parent for k in key if p == f"{one}_{k}" or (near and p == k)}
+    named = {p: k for p in declared.parent for k in key if p == f"{one}_{k}" or ((near or p == OWNER) and p == k)}
     if len(named) == len(key):
         return named
     return {declared.parent[0]: key[0]} if near and len(key) == 1 else {}

@@ -14,7 +14,7 @@ from typing import Any, Final
 from relay.errors import MalformedPayload
 from relay.records import NS, Event, Record, Request, Table, Type, instant_ns
 from relay.signatures import Hmac, same
-from relay.source import Reply, Sample, Setting, Vendor
+from relay.source import FETCHED, Fetch, Reply, Sample, Setting, Vendor, api
 
 _CLOCK: Final = "created_time (seconds)"
 #: What the "Test" button of an app's dashboard sends, always the same.
@@ -105,10 +105,14 @@ vendor = Vendor(
     tables=(LEADS, FIELDS),
     handshake=handshake,
     settings={
+        **api("https://graph.facebook.com/v24.0"),
+        "page_token": Setting(
+            help="A page access token with `leads_retrieval`; with it a lead's answers are fetched.", secret=True
+        ),
         "verify_token": Setting(
             help="The token that you type into the app's webhook form; without it no subscription is confirmed.",
             secret=True,
-        )
+        ),
     },
     setup=(
         "App dashboard → Webhooks → Page: this URL and the source's verify token; subscribe to `leadgen`.",
@@ -116,9 +120,27 @@ vendor = Vendor(
         "The secret: the app secret, under App settings → Basic.",
     ),
     deletes="There are none.",
-    limits=("a delivery names the lead alone; its answers have to be fetched",),
+    limits=("a delivery names the lead alone: its answers are fetched where `page_token` is set",),
     proof="vector: github.octokit, of the same scheme",
 )
+
+
+#: https://developers.facebook.com/docs/marketing-api/reference/user-lead-gen-info/
+_ASKED: Final = (
+    "id,created_time,ad_id,ad_name,adset_id,adset_name,campaign_id,campaign_name,form_id,platform,is_organic,"
+    "partner_name,home_listing,custom_disclaimer_responses,field_data"
+)
+
+
+@vendor.hydrates("leadgen", token="page_token", hosts=("graph.facebook.com",))  # noqa: S106 - a setting's name
+def answers(event: Event, settings: Mapping[str, Any]) -> Fetch | None:
+    """The whole lead, where the change does not carry its answers."""
+    value = event.data["value"]
+    lead_id = str(value["leadgen_id"])
+    if "field_data" in value or not lead_id.isdigit() or event.test:
+        return None
+    headers = {"Authorization": f"Bearer {settings['page_token']}"}
+    return Fetch(f"{settings['api_url']}/{lead_id}?fields={_ASKED}", headers)
 
 
 @vendor.maps("leadgen")
@@ -132,6 +154,10 @@ def lead(event: Event) -> Iterator[Record]:
     lead_id = value["leadgen_id"]
     if not lead_id:
         raise KeyError("leadgen_id")
+    fetched = event.data.get(FETCHED)
+    if isinstance(fetched, dict):
+        value = {**fetched, **value}
+        del value["id"]
     answers = value.get("field_data")
     rank = _THIN if answers is None else _HYDRATED
     row = {name: part for name, part in value.items() if name != "field_data"}

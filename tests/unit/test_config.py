@@ -38,7 +38,7 @@ def everything(path: Path):
             3,
             "sources.shop: written twice, first in line 2",
         ),
-        ("sources:\n  shop:\n    kind: nobody\n", 3, "there is no kind 'nobody'; known: custom"),
+        ("sources:\n  shop:\n    kind: nobody\n", 3, "there is no kind 'nobody'; known: adobe_commerce"),
         (
             "sources:\n  shop:\n    kind: shopify\n    to: mars\n",
             4,

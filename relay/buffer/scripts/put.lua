@@ -1,7 +1,8 @@
 -- Takes a group of deliveries, each whole or not at all.
 --
 -- KEYS  1 clock, 2 events, 3 refs, 4 ledger, 5 bytes, 6 lanes, 7 schemas, 8 quarantine, 9 deadcount, 10 dead,
---       11 parked, 12 alarms, 13 API keys, 14 when they were used, then the keys that the plan names by index
+--       11 parked, 12 alarms, 13 API keys, 14 when they were used, 15 sources of which something waits to be
+--       fetched, then the keys that the plan names by index
 -- ARGV  1 plan (msgpack), 2… blobs
 --   plan      {limits, marks, linger_ms, ring_ms, schema ids, windows, routes, deliveries}
 --   limits    bytes: {of all, of a source, of all but for fragile sources only, of an event beside its blob,
@@ -11,7 +12,8 @@
 --   routes    {queue key, lane key, sources key, lane, source}
 --   delivery  {source, events, whether the source is fragile, false, false, guard or false}
 --   guard     {id of an API key, what its entry begins with, tables that it must be allowed to write}
---   event     {digest, window, blob index or 0, 1 if quarantined, routes, ledger fields -> n, type}
+--   event     {digest, window, blob index or 0, 1 if quarantined or the key index of the queue in which it waits,
+--             routes, ledger fields -> n, type}
 -- Returns  {"need", schema id…}, with nothing done: the caller publishes them and asks again; or
 --          {"ok", answers, rung lanes, dedup buckets given up}: an answer is {"full", "source" or "all"},
 --          {"denied"}, or {"ok", then 0|1 (duplicate) and arrival an event}
@@ -120,10 +122,14 @@ for d, delivery in ipairs(deliveries) do
           local blob = ARGV[event[3] + 1]
           redis.call("HSET", KEYS[2], arrival, blob)
           grown[source] = (grown[source] or 0) + #blob
-          local holders = #event[5] + event[4]
+          local holders = #event[5] + (event[4] > 0 and 1 or 0)
           if holders > 1 then redis.call("HSET", KEYS[3], arrival, holders) end
         end
         if event[4] == 1 then redis.call("ZADD", KEYS[8], last, arrival) end
+        if event[4] > 1 then
+          redis.call("ZADD", KEYS[event[4]], now, arrival)
+          redis.call("SADD", KEYS[15], source)
+        end
         for _, r in ipairs(event[5]) do
           redis.call("ZADD", KEYS[routes[r][1]], now + linger, arrival)
           touched[r] = true
@@ -140,7 +146,7 @@ for d, delivery in ipairs(deliveries) do
           end
         end
         answer[#answer + 1], answer[#answer + 2] = 0, arrival
-        local state = event[4] == 1 and "quarantined" or #event[5] > 0 and "mapped" or "ignored"
+        local state = event[4] == 1 and "quarantined" or event[4] > 1 and "waiting" or #event[5] > 0 and "mapped" or "ignored"
         news[#news + 1] = {arrival, source, event[7], state}
       end
     end

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Sends a kept event through its lanes again: out of quarantine, after its letters died, or from the archive.
+-- Sends a kept event through its lanes: out of quarantine, after its letters died, from the archive, or because
+-- what it waited for was fetched.
 --
 -- KEYS  1 events, 2 refs, 3 ledger, 4 bytes, 5 lanes, 6 quarantine, 7 dead, 8 deadcount, then as the plan names
 -- ARGV  1 plan (msgpack), 2 blob
 --   plan    {source, arrival, routes, ledger fields -> n, dead letters to drop, queues it must not wait in,
---            whether it must be in quarantine}
+--            whether it must be in quarantine, key index of the queue in which it must wait to be fetched or 0}
 --   routes  {queue key, lane key, sources key, lane}
 --   letter  {field, ledger prefix of the letter (`r|…|`)}
 -- Returns  1 queued; 0 it still waits in some lane, or another retry was quicker, so nothing was done
@@ -16,6 +17,7 @@ for _, queue in ipairs(plan[6]) do
   if redis.call("ZSCORE", KEYS[queue], arrival) then return 0 end
 end
 if plan[7] and not redis.call("ZSCORE", KEYS[6], arrival) then return 0 end
+if plan[8] > 0 and not redis.call("ZSCORE", KEYS[plan[8]], arrival) then return 0 end
 local there = #plan[5] == 0
 for _, letter in ipairs(plan[5]) do
   there = there or redis.call("HEXISTS", KEYS[7], letter[1]) == 1
@@ -29,6 +31,12 @@ if old > 0 then holders = tonumber(redis.call("HGET", KEYS[2], arrival) or 1) en
 if redis.call("ZREM", KEYS[6], arrival) == 1 then
   holders = holders - 1
   redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|quarantined", -1)
+  redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|mapped", 1)
+end
+if plan[8] > 0 then
+  redis.call("ZREM", KEYS[plan[8]], arrival)
+  holders = holders - 1
+  redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|waiting", -1)
   redis.call("HINCRBY", KEYS[3], "e|" .. source .. "|mapped", 1)
 end
 for _, letter in ipairs(plan[5]) do
