@@ -8,6 +8,7 @@ bytes are hashed for one delivery, the likeliest changes first, and only small b
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -41,6 +42,9 @@ _COMMON: Final = re.compile(
 )
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted", decimal_format="number").encode
 _SIGNATURE: Final = re.compile(r"[\x21-\x7e]{16,1000}")
+#: Refusals whose own words say what to mend; those are constants and names of settings, nothing of the request.
+_TELLING: Final = frozenset({"secret_malformed", "batch_not_covered", "body_hash_wrong"})
+_SET_CLOCK: Final = "set the clock (NTP), or find out what holds deliveries back or repeats them."
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -106,11 +110,7 @@ def diagnose(case: Case) -> Finding:
 def _trials(case: Case, late: int | None) -> Iterator[_Trial]:
     yield from _units(case)
     if late is not None:
-        means = (
-            f"The signature fits, but {_in_words(late)}: set the clock (NTP), or find out what holds deliveries "
-            "back or repeats them."
-        )
-        yield _Trial("clock", means)
+        yield _Trial("clock", f"The signature fits, but {_in_words(late)}: {_SET_CLOCK}")
     yield from _secrets(case)
     yield from _tokens(case)
     yield from _schemes(case, 1, 1)
@@ -132,6 +132,11 @@ def _of(kind: type[Any], case: Case) -> list[Any]:
     return [part for part in parts(case.verifier) if isinstance(part, kind)]
 
 
+def _with(name: str, case: Case) -> list[Any]:
+    """The parts that have something of this name: mechanisms are not all of one family."""
+    return [part for part in parts(case.verifier) if getattr(part, name, None)]
+
+
 # --- the clock ----------------------------------------------------------------------------------------
 
 
@@ -139,7 +144,7 @@ def _lateness(case: Case) -> int | None:
     """By how many ns the delivery's own time is before this machine's, where that is what refused it."""
     if case.reason != "timestamp_stale":
         return None
-    times = (part.signed_at(case.request) for part in _of(Hmac, case))
+    times = (part.signed_at(case.request) for part in _with("signed_at", case))
     return next((case.now - at for at in times if at is not None), None)
 
 
@@ -195,8 +200,7 @@ def _lookalikes(request: Request) -> list[str]:
 
 def _tokens(case: Case) -> Iterator[_Trial]:
     """Tokens that came elsewhere."""
-    request = case.request
-    named = [n for n, v in itertools.islice(request.headers.items(), 200) if not _COMMON.fullmatch(n) and v]
+    named = [n for n, v in itertools.islice(case.request.headers.items(), 200) if v and not _COMMON.fullmatch(n)]
     for part in _of(Token, case):
         for prefix in dict.fromkeys((part.prefix, "", "Bearer ", "Token ", "bearer ")):
             after = f"after the word {prefix.strip()!r}" if prefix else "with nothing before it"
@@ -204,7 +208,7 @@ def _tokens(case: Case) -> Iterator[_Trial]:
                 if name and (name, prefix) != (part.header, part.prefix):
                     means = f"The token came in the header {name[:60]}, {after}: {_mend(case)}"
                     yield _Trial("header", means, part.varied(header=name, prefix=prefix))
-        for name in itertools.islice(request.query, 16):
+        for name in itertools.islice(case.request.query, 16):
             if name != part.query:
                 means = f"The token came in the query field {name[:60]!r}: {_mend(case)}"
                 yield _Trial("header", means, part.varied(header="", query=name))
@@ -246,7 +250,7 @@ def _begin(value: str) -> str:
 
 def _knobs(part: Hmac, changed: Mapping[str, str]) -> str:
     said = {
-        "header": lambda v: f"the signature from the header {v[:60]}, not {part.header}",
+        "header": lambda v: f"the signature from the header {v[:60]}, not {part.header or part.scheme}",
         "prefix": lambda v: f"{v!r} before the digest" if v else "nothing before the digest",
         "encoding": lambda v: f"the digest in {v}, not {part.encoding}",
         "algorithm": lambda v: f"the algorithm {v}, not {part.algorithm}",
@@ -267,13 +271,15 @@ def _units(case: Case) -> Iterator[_Trial]:
 # --- what is signed -----------------------------------------------------------------------------------
 
 
-def _signs(case: Case, field: str) -> bool:
-    return any(field in part.parts[1::2] for part in _of(Hmac, case))
+def _covers_body(part: Any) -> bool:
+    if isinstance(part, Hmac):
+        return "body" in part.parts[1::2]
+    return not isinstance(part, (Token, Basic, AnyOf)) and getattr(part, "covers_body", True) is not False
 
 
 def _urls(case: Case) -> Iterator[_Trial]:
     """Addresses under which the sender may know this one."""
-    if not _signs(case, "url"):
+    if not any("url" in part.scheme for part in parts(case.verifier)):  # which says in words what is signed
         return
     request, headers = case.request, case.request.headers
     url = urlsplit(request.url)
@@ -305,8 +311,7 @@ def _urls(case: Case) -> Iterator[_Trial]:
 def _bodies(case: Case) -> Iterator[_Trial]:
     """Bodies of which the one that came may have been made, on the way."""
     body = case.request.body
-    others = any(not isinstance(part, (Hmac, Token, Basic, AnyOf)) for part in parts(case.verifier))
-    if len(body) > MOST_REWRITTEN or not (_signs(case, "body") or others):
+    if len(body) > MOST_REWRITTEN or not any(map(_covers_body, parts(case.verifier))):
         return
     advice = "something between the sender and here rewrites bodies; let it pass them on byte by byte."
     seen = {body}
@@ -328,38 +333,29 @@ def _written(body: bytes) -> Iterator[tuple[str, bytes]]:
         value = decode_json(body)
         sorted_ = _encode_sorted(value)
         forms = [("", body), (" with plain characters", encode_json(value)), (" with sorted fields", sorted_)]
-        for means, text in forms:
+        for (means, text), escapes in itertools.product(forms, ("", " and \\u escapes")):
+            form = _escaped(text) if escapes else text
             for spaces, indent in (("as compact JSON", -1), ("as JSON with spaces", 0), ("as indented JSON", 2)):
-                written = msgspec.json.format(text, indent=indent)
-                said = f"{spaces}{means}"
+                written, said = msgspec.json.format(form, indent=indent), f"{spaces}{means}{escapes}"
                 yield said, written
-                yield f"{said} and a line end behind it", written + b"\n"
                 yield f"{said} and \\/ for /", written.replace(b"\\/", b"/").replace(b"/", b"\\/")
-                escaped = _escaped(written)
-                yield f"{said} and \\u escapes", escaped
-                yield f"{said} and \\u escapes and \\/ for /", escaped.replace(b"\\/", b"/").replace(b"/", b"\\/")
+                yield f"{said} and a line end behind it", written + b"\n"
+                yield f"{said} and a line end behind it", written + b"\r\n"
     except (MalformedPayload, msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError):
         return
 
 
 def _escaped(text: bytes) -> bytes:
     """JSON with each character beyond ASCII as its escape; such characters stand only inside its strings."""
-    plain = text.decode("utf-8")
-    units = re.sub(r"[^\x00-\x7f]", lambda m: "".join(f"\\u{u:04x}" for u in _utf16(m[0])), plain)
-    return units.encode("ascii")
-
-
-def _utf16(character: str) -> Iterator[int]:
-    raw = character.encode("utf-16-be", "surrogatepass")
-    return (int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2))
+    return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], text.decode("utf-8")).encode("ascii")
 
 
 # --- nothing fits -------------------------------------------------------------------------------------
 
 
 def _unexplained(case: Case, late: int | None) -> str:
-    names = (getattr(part, "header", "") for part in parts(case.verifier))
-    expected = " or ".join(dict.fromkeys(name for name in names if name)) or case.verifier.scheme
+    names = dict.fromkeys(part.header for part in _with("header", case))
+    expected = " or ".join(names) or case.verifier.scheme
     if case.reason == "signature_missing":
         found = [name[:40] for name in _lookalikes(case.request)[:3]]
         there = f" Headers that came and may be one: {', '.join(found)}." if found else ""
@@ -368,26 +364,35 @@ def _unexplained(case: Case, late: int | None) -> str:
             f"the header away.{there}"
         )
     if late is not None:
-        return (
-            f"{_in_words(late).capitalize()}, and no secret fits either: an old delivery repeated, or a forgery."
-        )
-    if case.reason == "secret_malformed":
-        return (
-            f"A secret of sources.{case.source}.secrets is not of the form that the scheme needs, and none fits "
-            f"in another form: copy it from the sender's page again. The scheme: {case.verifier.scheme}."
-        )
-    for part in _of(Hmac, case):
-        signed = (part.id_header, part.timestamp.header.lower() if part.timestamp else "")
-        for name in signed:
-            if name and name not in case.request.headers and part.aliases.get(name) not in case.request.headers:
-                return f"The header {name} did not come, and it is signed: find out what takes it away."
+        return f"{_in_words(late).capitalize()}, and no secret fits either: an old delivery, or a forgery."
+    if case.reason == "timestamp_stale":
+        return f"Its time is too far from this machine's clock: {_SET_CLOCK}"
+    if case.reason in _TELLING:
+        try:
+            case.verifier.verify(case.request, case.secrets, case.now)
+        except Unauthenticated as error:
+            here = f"Mend sources.{case.source}, or what is sent"
+            return f"Nothing that was tried fits: {error}. {here}. The scheme: {case.verifier.scheme}."
+    for name in _lost(case):
+        return f"The header {name} did not come, and it is signed: find out what takes it away."
     if case.reason in ("signature_malformed", "timestamp_malformed"):
         return (
             f"The proof is not of the form that the scheme needs ({expected}), and nothing that was tried fits: "
             f"compare the sender's documentation with the scheme. The scheme: {case.verifier.scheme}."
         )
+    settings = {part.ring.setting for part in _with("ring", case)} - {"secrets"}
+    keys = "".join(f", and the sender's public keys into `{name}`" for name in settings)
     return (
-        f"Nothing that was tried fits: copy the signing secret of this very webhook into "
-        f"sources.{case.source}.secrets again. Where it is right, somebody else posts to this address, or "
+        "Nothing that was tried fits: copy the signing secret of this very webhook into "
+        f"sources.{case.source}.secrets again{keys}. Where it is right, somebody else posts to this address, or "
         "something on the way changes the body."
     )
+
+
+def _lost(case: Case) -> Iterator[str]:
+    """Headers that are signed and did not come."""
+    for part in _with("header", case):
+        stamp, aliases = getattr(part, "timestamp", None), getattr(part, "aliases", {})
+        for name in (getattr(part, "id_header", ""), stamp.header.lower() if stamp else ""):
+            if name and name not in case.request.headers and aliases.get(name) not in case.request.headers:
+                yield name

@@ -70,10 +70,7 @@ class MailgunSignature:
 
     def verify(self, request: Request, secrets: tuple[str, ...], now: int) -> None:
         """See `relay.signatures.Verifier`."""
-        try:
-            given = _only(request.body).signature
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            given = None
+        given = _given(request.body)
         if given is None or not given.signature or not given.token:
             raise Unauthenticated("no signature in the body", reason="signature_missing")
         stamp = str(given.timestamp)
@@ -85,11 +82,23 @@ class MailgunSignature:
         if not fits:
             raise Unauthenticated("no secret fits the signature", reason="signature_wrong")
 
+    def signed_at(self, request: Request) -> int | None:
+        """When the request says that it was signed, ns since 1970; nothing of it is proved."""
+        given = _given(request.body)
+        return None if given is None else self.timestamp.read(str(given.timestamp))
+
     def sign(self, request: Request, secret: str, now: int) -> Request:
         """See `relay.signatures.Verifier`; the signature is written into the JSON body."""
         stamp, token = self.timestamp.text(now), f"{now:050x}"
         made = {"timestamp": stamp, "token": token, _SIGNATURE: _digest(secret, stamp + token)}
         return msgspec.structs.replace(request, body=encode_json({**decode_json(request.body), _SIGNATURE: made}))
+
+
+def _given(body: bytes) -> _Signed | None:
+    try:
+        return _only(body).signature
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _digest(secret: str, message: str) -> str:

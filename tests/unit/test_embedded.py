@@ -11,7 +11,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -19,8 +21,12 @@ import yaml
 
 from relay.config import Settings, load
 from relay.errors import ConfigInvalid, RelayError
-from relay.signatures import Basic, Hmac
-from relay.source import Setting, Vendor
+from relay.intake import handshake, sources_of, webhook
+from relay.kinds import kinds
+from relay.publickeys import ED25519, Ring, Signed
+from relay.records import Codec
+from relay.signatures import AnyOf, Basic, Hmac, Verifier
+from relay.source import Setting, Vendor, sample_request
 from relay.supervisor import demo, embedded, place
 from relay.supervisor.active import Active
 from relay.supervisor.address import Address
@@ -30,7 +36,7 @@ from relay.supervisor.parts import Backoff, Part, ending
 from relay.supervisor.serving import gunicorn_settings, without_query
 
 
-def vendor(verify: Hmac | Basic, **more: object) -> Vendor:
+def vendor(verify: Verifier | Callable[[Mapping[str, Any]], Verifier], **more: object) -> Vendor:
     return Vendor(title="T", family="carts", docs="https://example.com", verify=verify, **more)  # type: ignore[arg-type]
 
 
@@ -262,6 +268,46 @@ def test_the_demo_has_a_source_of_each_kind_and_keeps_its_secrets(tmp_path: Path
     assert now["shopify"]["secrets"] != shopify["secrets"]
 
 
+def test_every_demo_source_takes_each_sample_that_relay_send_makes(tmp_path: Path) -> None:
+    demo.write(tmp_path)
+    sources, codec, now = sources_of(load(None, tmp_path)), Codec(), time.time_ns()
+    assert {source.kind for source in sources.values()} == set(kinds()) - {"custom"}
+    for name, source in sources.items():
+        assert source.vendor.samples, name
+        rows = 0
+        for type_, make in source.vendor.samples.items():
+            plain = sample_request(make(1, now), f"http://127.0.0.1:8080/hooks/{name}")
+            request = source.verifier.sign(plain, source.secrets[0], now)
+            assert handshake(source, request) is None, (name, type_)
+            accepted = webhook(source, request, now, codec, limit=1_000_000)
+            assert not accepted.faults, (name, type_)
+            assert not any(offer.waits for offer in accepted.delivery.offers), (name, type_)
+            rows += accepted.rows
+        assert rows, name
+
+
+def test_no_two_demo_sources_have_one_secret_and_none_is_made_twice(tmp_path: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        demo.write(tmp_path / name)
+        blocks = yaml.safe_load((tmp_path / name / "demo.yaml").read_text())["sources"].values()
+        made += [secret for block in blocks for secret in block["secrets"]]
+    assert len(set(made)) == len(made)
+
+
+def test_a_folder_that_has_all_demo_sources_loads_no_kind_to_write_them(tmp_path: Path) -> None:
+    demo.write(tmp_path)
+    script = f"""
+import pathlib, sys
+from relay.supervisor import demo
+assert not demo.write(pathlib.Path({str(tmp_path)!r}))
+print([name for name in sys.modules if name.startswith("relay.sources.")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_demo_secrets_have_the_form_that_each_scheme_reads() -> None:
     (plain,) = demo.source("x", vendor(Hmac("X")))["secrets"]
     assert len(bytes.fromhex(plain)) == 32
@@ -273,6 +319,25 @@ def test_demo_secrets_have_the_form_that_each_scheme_reads() -> None:
     assert base64.b64decode(coded, validate=True)
     (basic,) = demo.source("x", vendor(Basic()))["secrets"]
     assert basic.count(":") == 1
+    (inner,) = demo.source("x", vendor(AnyOf(Hmac("X", key="base64"), Basic())))["secrets"]
+    assert base64.b64decode(inner, validate=True)
+    (key,) = demo.source("x", vendor(Signed("X", ring=Ring(ED25519))))["secrets"]
+    assert key.startswith("-----BEGIN PRIVATE KEY-----")
+
+
+def test_a_kind_that_cannot_be_verified_without_settings_gets_no_demo_source() -> None:
+    def needs(settings: Mapping[str, Any]) -> Hmac:
+        if settings["where"] is None:
+            raise ConfigInvalid("where: say it")
+        return Hmac(settings["where"])
+
+    assert demo.source("x", vendor(needs, settings={"where": Setting("help")})) is None
+
+
+def test_a_demo_source_has_no_token_of_an_api_for_its_events_would_wait_for_the_vendor() -> None:
+    made = vendor(Hmac("X"), settings={"api_token": Setting("help", secret=True)})
+    made.hydrates("order", token="api_token", hosts=("api.example",))(lambda _event, _settings: None)
+    assert set(demo.source("x", made) or ()) == {"kind", "secrets"}
 
 
 def test_a_demo_source_gets_the_secret_settings_of_its_vendor() -> None:
