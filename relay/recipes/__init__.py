@@ -23,6 +23,8 @@ from relay.records import encode_json, instant_of_ns
 _SUFFIX: Final = ".yaml"
 _FORM: Final = "application/x-www-form-urlencoded"
 _FILLED: Final = re.compile(r"\{(n|s|ms|iso)(?:\+(\d+))?\}")
+#: Nine times as quick, where PyYAML was built with it.
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Sampled(BaseModel):
@@ -110,7 +112,7 @@ def load(name: str) -> Recipe:
         raise KeyError(name)
     text = resources.files(__name__).joinpath(f"{name}{_SUFFIX}").read_text("utf-8")
     try:
-        said = yaml.load(text, Loader=yaml.SafeLoader)
+        said = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe one, either way
         about = {field: said.pop(field) for field in Recipe.model_fields if field in said}
         return Recipe(**about, settings=said)
     except (yaml.YAMLError, AttributeError, ValidationError) as error:
