@@ -20,9 +20,10 @@ from redis.exceptions import RedisError
 from rq import get_current_job
 
 from relay import catalogue
+from relay.buffer.drift import Drift
 from relay.buffer.exports import note_update
 from relay.buffer.keys import ARCHIVE, lane_name
-from relay.buffer.lanes import LEASE_MS, Claimed, Lane, waits_elsewhere
+from relay.buffer.lanes import LEASE_MS, Claimed, Lane, Settlement, Standing, waits_elsewhere
 from relay.buffer.parking import held
 from relay.buffer.redis import connect
 from relay.config import Config
@@ -36,9 +37,10 @@ from worker.delivery import Courier
 from worker.destination import Destination
 from worker.drain import Deliver, Pace, Read
 from worker.drain import drain as serve
+from worker.drift import Watch
 from worker.preview import Spool
 from worker.preview import preview as previewed
-from worker.reading import Reader
+from worker.reading import Reader, Work
 
 DESTINATIONS = "worker.destinations"
 Held = Callable[[Sequence[str]], set[str]]
@@ -268,14 +270,30 @@ def _receiver(config: Config, lane: Lane) -> _Receiver:
         raise ConfigInvalid(f"lane {lane.name} waits for a destination that is no longer configured")
     destination = open_destination(config, lane.destination)
     courier = Courier(lane, destination)
+    watch = Watch(Drift(lane.client), _watched(config, lane.destination))
+
+    def deliver(work: Work, standing: Standing) -> Settlement:
+        settlement = courier(work, standing)
+        watch.look(work)
+        return settlement
+
+    def close() -> None:
+        destination.close()
+        watch.close()
+
     return _Receiver(
         lambda claimed: courier.read(fetched(config, claimed)),
-        courier,
-        destination.close,
+        deliver,
+        close,
         destination.limits.records,
         # A drain that lost its lane may not know it for as long as its lease lasted.
         max(int(courier.hold_s * 1000), LEASE_MS) if courier.hold_s else 0,
     )
+
+
+def _watched(config: Config, destination: str) -> frozenset[str]:
+    """Sources of which the drains of this destination notice drift: of several destinations the first one's do."""
+    return frozenset(name for name, block in config.settings.sources.items() if block.to[:1] == (destination,))
 
 
 def fetched(config: Config, claimed: Sequence[Claimed]) -> Sequence[Claimed]:

@@ -107,7 +107,7 @@ def _tried(sources: Mapping[str, Source], case: Path, *, write: bool) -> tuple[s
     expected = case / "records.json"
     try:
         head = _read(case / "request.json") if (case / "request.json").exists() else {}
-        found = outcome(source, _request(source, head, _body(case)))
+        found = _ordered(outcome(source, _request(source, head, _body(case))))
         if not expected.exists():
             if not write:
                 return "failed", "there is no records.json; --write writes what it becomes now"
@@ -168,7 +168,7 @@ def _told(source: Source, event: Event) -> dict[str, Any]:
         records = [_in_words(record) for record in intake.records_of(source, event)]
     except MappingFailed as error:
         return {**told, "quarantined": _reason(error)}
-    return {**told, "records": _in_order(records)}
+    return {**told, "records": records}
 
 
 def _reason(error: IntakeError) -> str:
@@ -196,6 +196,14 @@ def _instant(ns: int | None) -> str | int | None:
     fraction = f".{rest:09d}".rstrip("0").rstrip(".")
     text = f"{instant_of_ns(whole * NS).replace(tzinfo=None).isoformat()}{fraction}Z"
     return text if instant_ns(text) == ns else ns
+
+
+def _ordered(found: dict[str, Any]) -> dict[str, Any]:
+    """What becomes of a request, with each event's records in the order in which they are compared."""
+    for event in found.get("events", ()):
+        if "records" in event:
+            event["records"] = _in_order(event["records"])
+    return found
 
 
 def _in_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -233,7 +233,7 @@ def _value(name: str, n: int, at: str) -> dict[str, Any]:
             "sku": f"SKU-{n}", "name": f"Becher {n}", "type_id": "simple", "price": f"{n % 90}.5000",
             "stock_data": {"qty": str(n % 50)},
         },
-        "catalog_category": {"name": f"Becher {n}", "path": f"1/2/{n}", "level": "2", "is_active": "1"},
+        "catalog_category": {"name": f"Becher {n}", "path": f"1/2/{n}", "level": "2", "is_active": True},
         "customer": {"email": f"kunde{n}@mail.example", "firstname": "Ida", "lastname": f"Brandt {n}"},
         "customer_group": {"customer_group_id": str(n), "customer_group_code": f"Großhandel {n}"},
         "cataloginventory_stock_item": {"product_id": str(n), "qty": str(n % 50), "is_in_stock": True},

@@ -34,7 +34,8 @@ EVENTS = table(
     "events", "sg_event_id", "timestamp (seconds); an event never changes",
     id="sg_event_id sg_message_id asm_group_id marketing_campaign_id", instant="timestamp",
     text="event email smtp-id type reason response status bounce_classification ip useragent url attempt "
-    "marketing_campaign_name marketing_campaign_version marketing_campaign_split_id tls sg_content_type",
+    "marketing_campaign_name marketing_campaign_version marketing_campaign_split_id sg_content_type",
+    int="tls",
     bool="sg_machine_open",
     # One category is text, several are a list.
     json="category url_offset pool newsletter",

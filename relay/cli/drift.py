@@ -1,0 +1,278 @@
+"""`relay drift`: how what comes differs from what is declared, table by table."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+
+from relay import intake, recipes
+from relay.buffer import ledger
+from relay.buffer.drift import NAME, Account, Drift, Finding
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
+from relay.described import Settings
+from relay.errors import ConfigInvalid
+from relay.intake import Source
+from relay.records import Table
+
+#: A column vanished where no row has had it for so many rows, a day long, and a hundred times as many rows as it
+#: took on average before: a column that is filled in one row of fifty is not missed after a thousand.
+VANISHED_ROWS: Final = 1_000
+VANISHED_MS: Final = 24 * 3600 * 1000
+VANISHED_GAPS: Final = 100
+#: Undeclared fields that came within the first hour of a table are as old as our knowledge of it.
+START_MS: Final = 3600 * 1000
+#: Types of one column without a declared one that are no change.
+_ALIKE: Final = ({"int", "number"}, {"text", "empty text", "instant"}, {"object", "list"})
+
+
+class Vanished(msgspec.Struct, frozen=True):
+    """A column that rows no longer fill: its declared type, when it last was filled, rows looked at since."""
+
+    name: str
+    declared: str
+    last: int
+    rows_since: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What there is to say of one table; times are ms since 1970.
+
+    Args:
+        rows: that were looked at. since, last: the first and the newest of them.
+        new: undeclared fields that came later than the table's first rows. undeclared: those that came with them.
+        vanished: columns. changed: values that do not fit their column's declared type, or not the one before.
+    """
+
+    source: str
+    table: str
+    rows: int
+    since: int
+    last: int
+    new: list[Finding]
+    undeclared: list[Finding]
+    vanished: list[Vanished]
+    changed: list[Finding]
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.new or self.undeclared or self.vanished or self.changed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(drift)
+
+
+def drift(
+    config: ConfigFile = None,
+    data: DataDir = DATA,
+    source: Annotated[str | None, typer.Option(help="Only of this source.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Forget what was noticed; it begins anew.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show fields that are new, vanished or of another type, and types of events that become no rows."""
+    settings = opened(config, data)
+    if source is not None and source not in settings.settings.sources:
+        known = ", ".join(settings.settings.sources) or "none"
+        raise ConfigInvalid(f"there is no source {source!r}; known: {known}")
+    client = buffer(settings)
+    kept = Drift(client)
+    if clear:
+        kept.clear(source)
+        typer.echo("forgotten: what comes from now on is noticed anew")
+        return
+    accounts, events = kept.every(), ledger.read(client).events
+    sources = [s for name, s in intake.sources_of(settings).items() if source in (None, name)]
+    told = [_coverage(one, events.get(one.name, {}), accounts.get((one.name, ""))) for one in sources]
+    reports = [
+        report(one.name, table, account, one.declared[table], named(one).get(table, frozenset()))
+        for one in sources
+        for (name, table), account in accounts.items()
+        if name == one.name and table in one.declared
+    ]
+    if as_json:
+        show({"sources": told, "tables": [_as_data(found) for found in reports]})
+        return
+    for coverage in told:
+        _say_source(coverage)
+        for found in reports:
+            if found.source == coverage["source"] and not found.fits:
+                _say_table(found)
+        fitting = [found.table for found in reports if found.source == coverage["source"] and found.fits]
+        if fitting:
+            typer.echo(f"  as declared: {', '.join(fitting)}")
+    if not told:
+        typer.echo("there is no source")
+
+
+# --- what there is to say -----------------------------------------------------------------------------
+
+
+def report(source: str, name: str, account: Account, declared: Table, own: frozenset[str]) -> Report:
+    """What an account says under the declaration as it is now; what was declared or mended since is left out.
+
+    Args:
+        source: whose.
+        name: of the table.
+        account: as kept.
+        declared: the table.
+        own: columns that the settings name without a type.
+    """
+    types = {column[:NAME]: str(type_) for column, type_ in declared.columns.items()}
+    known = {*types, *(column[:NAME] for column in declared.key)}
+    unknown = [found for found in account.unknown if found.name not in known]
+    strange = [found for found in unknown if found.name not in own]
+    untyped: dict[str, list[Finding]] = {}
+    for found in unknown:
+        if found.name in own:
+            untyped.setdefault(found.name, []).append(found)
+    columns = {found.name: [found] for found in account.columns if found.name in known} | untyped
+    misfits = [found for found in account.misfits if types.get(found.name) == found.declared]
+    return Report(
+        source, name, account.rows, account.since, account.last,
+        [found for found in strange if found.first - account.since >= START_MS],
+        [found for found in strange if found.first - account.since < START_MS],
+        [gone for column, seen in columns.items() if (gone := _vanished(column, types, seen, account))],
+        misfits + [found for seen in untyped.values() for found in _turned(seen)],
+    )  # fmt: skip
+
+
+def _vanished(name: str, types: Mapping[str, str], seen: list[Finding], account: Account) -> Vanished | None:
+    rows, count, last = max(f.rows for f in seen), sum(f.count for f in seen), max(f.last for f in seen)
+    since = account.rows - rows
+    usual = rows / max(count, 1)
+    if since < max(VANISHED_ROWS, VANISHED_GAPS * usual) or account.last - last < VANISHED_MS:
+        return None
+    return Vanished(name, types.get(name, ""), last, since)
+
+
+def _turned(seen: list[Finding]) -> list[Finding]:
+    """Of a column without a declared type, what came beside the type that came first."""
+    first, *later = sorted(seen, key=lambda found: found.first)
+    alike: set[str] = next((group for group in _ALIKE if first.found in group), {first.found})
+    return [msgspec.structs.replace(found, declared=first.found) for found in later if found.found not in alike]
+
+
+def named(source: Source) -> dict[str, frozenset[str]]:
+    """Columns that the settings of a described source name, by full name of the table."""
+    if source.kind != "custom" and source.kind not in recipes.names():
+        return {}
+    block = dict(source.settings)
+    settings = Settings.model_validate(
+        recipes.load(source.kind).under(block) if source.kind in recipes.names() else block
+    )
+    found: dict[str, frozenset[str]] = {}
+    for entry in settings.tables:
+        rows = [(entry.table, entry.columns)]
+        rows += [
+            (child.table or f"{entry.table}_{field}", child.columns) for field, child in entry.children.items()
+        ]
+        for short, columns in rows:
+            full = source.tables[short][0]
+            found[full] = found.get(full, frozenset()) | {column[:NAME] for column in columns or ()}
+    return found
+
+
+def _coverage(source: Source, states: Mapping[str, int], account: Account | None) -> dict[str, Any]:
+    """How many of a source's events become rows, by the ledger, and the types of those that do not."""
+    whole = states.get("accepted", 0) - states.get("duplicate", 0)
+    known = ["mapped", *sorted(states.keys() - {"accepted", "duplicate", "mapped"})]
+    counts = {state: states[state] for state in known if states.get(state)}
+    return {
+        "source": source.name,
+        "kind": source.kind,
+        "events": whole,
+        "states": counts,
+        "mapped_share": round(counts.get("mapped", 0) / whole, 4) if whole else None,
+        "ignored_types": [
+            {
+                "type": found.name,
+                "mapped": source.vendor.mapper(found.name) is not None,
+                "events": found.count,
+                "first": _moment(found.first),
+                "last": _moment(found.last),
+            }
+            for found in (account.unknown if account is not None else ())
+        ],
+    }
+
+
+def _as_data(found: Report) -> dict[str, Any]:
+    def fields(findings: list[Finding]) -> list[dict[str, Any]]:
+        return [
+            {
+                "field": one.name, "declared": one.declared or None, "found": one.found, "rows": one.count,
+                "first": _moment(one.first), "last": _moment(one.last),
+            }
+            for one in findings
+        ]  # fmt: skip
+
+    return {
+        "source": found.source,
+        "table": found.table,
+        "rows": found.rows,
+        "since": _moment(found.since),
+        "last": _moment(found.last),
+        "new": fields(found.new),
+        "undeclared": fields(found.undeclared),
+        "vanished": [
+            {
+                "field": one.name, "declared": one.declared or None, "last": _moment(one.last),
+                "rows_since": one.rows_since,
+            }
+            for one in found.vanished
+        ],
+        "changed": fields(found.changed),
+    }  # fmt: skip
+
+
+# --- in words -----------------------------------------------------------------------------------------
+
+
+def _say_source(told: dict[str, Any]) -> None:
+    whole = told["events"]
+    shares = [f"{100 * n / whole:.1f} % {state}" for state, n in told["states"].items()] if whole else []
+    typer.echo(f"{told['source']} ({told['kind']}): {whole} events{', ' if shares else ''}{', '.join(shares)}")
+    for one in told["ignored_types"]:
+        why = "mapped, but to no row" if one["mapped"] else "not mapped"
+        typer.echo(f"  ignored: {_plain(one['type'])} ({why}), {one['events']} events, the last {one['last']}")
+
+
+def _say_table(found: Report) -> None:
+    typer.echo(
+        f"  {found.table}: {found.rows} rows looked at from {_moment(found.since)} to {_moment(found.last)}"
+    )
+    for one in found.new:
+        typer.echo(f"    new: {_plain(one.name)}, {one.found}; {_times(one)}")
+    for gone in found.vanished:
+        type_ = f", {gone.declared}" if gone.declared else ""
+        typer.echo(
+            f"    vanished: {_plain(gone.name)}{type_}; the last {_moment(gone.last)}, "
+            f"and in none of {gone.rows_since} rows since"
+        )
+    for one in found.changed:
+        typer.echo(f"    changed: {_plain(one.name)}, {one.found} where {one.declared} is expected; {_times(one)}")
+    if found.undeclared:
+        fields = ", ".join(f"{_plain(one.name)} ({one.found})" for one in found.undeclared)
+        typer.echo(f"    undeclared since the first rows: {fields}")
+
+
+def _times(one: Finding) -> str:
+    return f"{one.count} rows, the first {_moment(one.first)}, the last {_moment(one.last)}"
+
+
+def _plain(name: str) -> str:
+    """A name that a sender chose, fit for a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name) or "(empty)"
+
+
+def _moment(ms: int) -> str:
+    try:
+        return f"{dt.datetime.fromtimestamp(ms / 1000, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, OSError, ValueError):
+        return "unknown"
