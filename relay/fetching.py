@@ -179,6 +179,8 @@ class Fetcher:
                 return _object(answer)
         except requests.RequestException as error:
             raise Later(f"no answer: {type(error).__name__}") from error
+        except ValueError as error:  # of characters that no header may hold: the operator's to mend
+            raise Later("the token cannot be sent: it has characters that no header holds", _DENIED_S) from error
 
     def _go_on(self, waiter: Waiter, packed: Packed) -> None:
         name, arrival = self.source.name, waiter.arrival

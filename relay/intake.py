@@ -187,7 +187,7 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
             data = source.vendor.scrub(data)
         if source.redaction is not None:
             data = source.redaction.body(data)
-        events = source.vendor.read(request, data)
+        events = source.vendor.live(request, data)
         if source.vendor.forms and source.redaction is not None:  # some forms hold JSON, which is read only here
             events = [msgspec.structs.replace(e, data=source.redaction.body(e.data)) for e in events]
     except MalformedPayload as error:

@@ -224,7 +224,7 @@ def event_of(source: Source, packed: Packed) -> Event:
     data: Any = intake.decode_body(request, forms=source.vendor.forms)
     if not meta.fault.startswith(("mapping", "key_missing")) and meta.fault:
         # It could not even be read when it came, so its envelope is read only now.
-        events = source.vendor.read(request, data)
+        events = source.vendor.live(request, data)
         if len(events) == 1:
             event = events[0]
             return msgspec.structs.replace(event, type=event.type or meta.type, id=event.id or meta.delivery_id)

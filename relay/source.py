@@ -281,6 +281,15 @@ class Vendor:
         items = [data] if self.split is None else list(self.split(data))
         return [self._event(request, item, kept) for item in items]
 
+    def live(self, request: Request, data: Any) -> list[Event]:
+        """`read`, of what a sender just sent: what it says where fetched objects stand was fetched by nobody.
+
+        Raises:
+            MalformedPayload: the body is not of the vendor's shape.
+        """
+        events = self.read(request, data)
+        return [_as_sent(event) for event in events] if self.hydrations else events
+
     def _event(self, request: Request, data: Any, kept: dict[str, str]) -> Event:
         type_, id_ = self.type(request, data), self.id(request, data)
         if not isinstance(type_, str):
@@ -294,6 +303,12 @@ class Vendor:
             test=self.test(request, data) is True,
             dedup="id" if id_ != "" else "content",
         )
+
+
+def _as_sent(event: Event) -> Event:
+    if not isinstance(event.data, dict) or FETCHED not in event.data:
+        return event
+    return msgspec.structs.replace(event, data={k: v for k, v in event.data.items() if k != FETCHED})
 
 
 def sample_request(sample: Sample, url: str) -> Request:

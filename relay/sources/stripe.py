@@ -5,18 +5,20 @@ https://docs.stripe.com/webhooks and https://docs.stripe.com/api/events
 Objects have no time of their last change, so the clock is the event's `created`, in seconds. What happens inside
 one second (`invoice.created`, `.finalized`, `.paid`) is ordered by the object's state, then the event's name.
 Lists in an object are cut off by `has_more`; such a set deletes nothing. Amounts are integers of the currency's
-smallest unit. Events of API v2 are thin: they name an object and hold no snapshot of it.
+smallest unit. Events of API v2 are thin: they name an object and hold no snapshot of it; with a key it is fetched
+(https://docs.stripe.com/webhooks/migrate-snapshot-to-thin-events), and its clock is the event's `created` as well.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from relay.records import NS, Event, Record, Request, Table, instant_of_ns
 from relay.signatures import Hmac, Timestamp
-from relay.source import Sample, Vendor, field, table
+from relay.source import FETCHED, Fetch, Sample, Setting, Vendor, api, field, table
 
 _CLOCK: Final = "the event's created, in seconds; then the object's state and the event's name"
 
@@ -49,6 +51,9 @@ V2_EVENTS = table(
     "v2_events", "id", "the event's created",
     text="id object type context", instant="created", bool="livemode", json="data related_object reason changes",
 )
+#: Objects that were fetched and have no table of their own, as they are.
+V2_OBJECTS = table(
+    "v2_objects", "id", "the event's created", text="id object", instant="created", bool="livemode", json="data")
 #: By the `object` field; each is a family of event types too.
 TABLES: Final = {
     "account": _object_table(
@@ -152,6 +157,9 @@ TABLES: Final = {
     "transfer": _object_table(
         "transfers", int="amount amount_reversed", bool="reversed",
         text="balance_transaction currency description destination source_transaction transfer_group"),
+    "v2.core.account": _object_table(
+        "v2_accounts", text="contact_email contact_phone dashboard display_name", bool="closed",
+        json="applied_configurations configuration defaults future_requirements identity requirements"),
 }
 # fmt: on
 #: object -> its list that has a table of its own.
@@ -176,15 +184,23 @@ _STATES: Final = {status: step for step, group in enumerate(_LIFE) for status in
 #: What an event's name says of two snapshots in the same state; other names stand between these.
 _STEPS: Final = {"created": 0, "updated": 2, "refunded": 3, "closed": 4}
 _GONE: Final = 98
+_FETCHED: Final = 10
+_PATH: Final = re.compile(r"/v[12](?:/[A-Za-z0-9_]{1,100}){1,8}")
+_CONTEXT: Final = re.compile(r"[A-Za-z0-9_/]{1,200}")
+#: Of an account most is null unless it is asked for.
+_ASKED: Final = ("identity", "defaults", "requirements", "configuration.customer", "configuration.merchant")
 
 
 def scrub(data: Any) -> Any:
     """The event without `client_secret`, with which whoever has it can confirm a payment."""
     inner = data.get("data") if isinstance(data, dict) else None
-    if not isinstance(inner, dict) or not isinstance(inner.get("object"), dict):
-        return data
-    clean = {name: value for name, value in inner["object"].items() if name != "client_secret"}
-    return {**data, "data": {**inner, "object": clean}}
+    if isinstance(inner, dict) and "object" in inner:
+        data = {**data, "data": {**inner, "object": _clean(inner["object"])}}
+    return {**data, FETCHED: _clean(data[FETCHED])} if isinstance(data, dict) and FETCHED in data else data
+
+
+def _clean(found: Any) -> Any:
+    return {k: v for k, v in found.items() if k != "client_secret"} if isinstance(found, dict) else found
 
 
 def _is_test(_request: Request, data: Any) -> bool:
@@ -201,8 +217,13 @@ vendor = Vendor(
     id=field("id"),
     at=field("created"),
     test=_is_test,
-    tables=(*TABLES.values(), INVOICE_LINES, SUBSCRIPTION_ITEMS, CREDIT_NOTE_LINES, V2_EVENTS),
+    tables=(*TABLES.values(), INVOICE_LINES, SUBSCRIPTION_ITEMS, CREDIT_NOTE_LINES, V2_EVENTS, V2_OBJECTS),
     scrub=scrub,
+    settings={
+        **api("https://api.stripe.com", 10),
+        "api_key": Setting("A key that may read what thin events name; with it that is fetched.", secret=True),
+        "api_version": Setting("The `Stripe-Version` that it is asked for in.", "2026-01-28.clover"),
+    },
     setup=(
         "Developers → Webhooks → Add destination: this URL, the events that you want, payload style Snapshot.",
         "The secret: “Signing secret” on that destination's page, the whole text with `whsec_`.",
@@ -210,7 +231,7 @@ vendor = Vendor(
     deletes="`*.deleted` carries the whole object: the row is marked deleted.",
     limits=(
         "lists inside an object are cut off after ten; such a set deletes nothing",
-        "events of API v2 name an object and hold no snapshot of it: they become rows of `v2_events`",
+        "events of API v2 name an object and hold no snapshot of it: with `api_key` it is fetched",
     ),
     proof="vector: stripe.dotnet",
     secret_like="whsec_",  # noqa: S106 - what secrets look like
@@ -266,10 +287,33 @@ def snapshot(event: Event) -> Iterator[Record]:
         yield TABLES["refund"].row(dict(refund), at=event.at, rank=_rank(event, refund))
 
 
+@vendor.hydrates("v1.*", "v2.*", token="api_key", hosts=("api.stripe.com",))  # noqa: S106 - a setting's name
+def related(event: Event, settings: Mapping[str, Any]) -> Fetch | None:
+    """The object that a thin event names; one of a test mode only where the key is of that."""
+    named, key = event.data.get("related_object") or {}, str(settings["api_key"])
+    path, context = str(named.get("url")), str(event.data.get("context") or "")
+    gone, other = event.type.endswith((".deleted", ".ping")), ("_test_" in key) is not event.test
+    if gone or other or not _PATH.fullmatch(path):
+        return None
+    if named.get("type") == "v2.core.account":
+        path += "?" + "&".join(f"include%5B{n}%5D={part}" for n, part in enumerate(_ASKED))
+    headers = {"Authorization": f"Bearer {key}", "Stripe-Version": str(settings["api_version"])}
+    if _CONTEXT.fullmatch(context):
+        headers["Stripe-Context"] = context
+    return Fetch(f"{settings['api_url']}{path}", headers)
+
+
 @vendor.maps("v1.*", "v2.*")
 def thin(event: Event) -> Iterator[Record]:
-    """A thin event: the row is the event, and names the object that changed."""
-    yield V2_EVENTS.row(dict(event.data), at=event.at)
+    """A thin event: the row is the event, and names the object that changed; and that, where it was fetched."""
+    yield V2_EVENTS.row({name: value for name, value in event.data.items() if name != FETCHED}, at=event.at)
+    named, found = event.data.get("related_object") or {}, event.data.get(FETCHED)
+    if event.type.endswith(".deleted") and named.get("id"):
+        yield TABLES.get(str(named.get("type")), V2_OBJECTS).gone({"id": named["id"]}, at=event.at)
+    elif isinstance(found, dict) and found.get("id") and found["id"] == named.get("id"):
+        into = TABLES.get(str(found.get("object")), V2_OBJECTS)
+        row = found if into is not V2_OBJECTS else {n: found.get(n) for n in V2_OBJECTS.columns} | {"data": found}
+        yield into.row({**row}, at=event.at, rank=_FETCHED)
 
 
 # --- samples ------------------------------------------------------------------------------------------
@@ -277,123 +321,76 @@ def thin(event: Event) -> Iterator[Record]:
 
 def _line(n: int, i: int, at: int) -> dict[str, Any]:
     return {
-        "id": f"il_{n:013d}{i}", "object": "line_item", "amount": 1900 * (i + 1), "currency": "eur",
-        "description": f"{i + 1} x Plan {'ABC'[i]}", "discountable": True, "discounts": [], "livemode": True,
-        "invoice": f"in_{n:014d}", "metadata": {}, "period": {"start": at, "end": at + 2_592_000}, "quantity": 1,
-        "pricing": {"type": "price_details", "unit_amount_decimal": "1900", "price_details": {"price": "price_1"}},
-        "taxes": [{"amount": 303 * (i + 1), "tax_behavior": "inclusive", "type": "tax_rate_details"}],
-        "parent": {"type": "subscription_item_details", "subscription_item_details": {
-            "invoice_item": None, "proration": False, "proration_details": {"credited_items": None},
-            "subscription": f"sub_{n:014d}", "subscription_item": f"si_{n:013d}{i}"}},
+        "id": f"il_{n:013d}{i}", "object": "line_item", "amount": 1900 * (i + 1), "currency": "eur", "quantity": 1,
+        "description": f"Plan {'ABC'[i]}", "invoice": f"invoice_{n:014d}", "period": {"start": at, "end": at + 9},
     }  # fmt: skip
 
 
 def _invoice(n: int, at: int, status: str) -> dict[str, Any]:
     paid = 11_400 if status == "paid" else 0
-    address = {"line1": f"Hauptstr. {n % 90 + 1}", "postal_code": "20095", "city": "Hamburg", "country": "DE"}
     return {
-        "object": "invoice", "account_country": "DE", "account_name": "Nordlicht GmbH", "amount_due": 11_400,
-        "amount_paid": paid, "amount_remaining": 11_400 - paid, "attempt_count": paid and 1, "attempted": paid > 0,
-        "auto_advance": True, "billing_reason": "subscription_cycle", "collection_method": "charge_automatically",
-        "currency": "eur", "customer": f"cus_{n:014d}", "customer_address": address, "customer_phone": None,
-        "customer_email": f"billing.{n}@example.com", "customer_name": f"Kunde {n}", "customer_tax_exempt": "none",
-        "customer_shipping": {"name": f"Kunde {n}", "phone": None, "address": address}, "default_tax_rates": [],
-        "description": None, "discounts": [], "due_date": None, "ending_balance": 0, "starting_balance": 0,
-        "amount_overpaid": 0, "amount_shipping": 0, "automatic_tax": {"enabled": True, "status": "complete"},
-        "issuer": {"type": "self"}, "payment_settings": {"payment_method_types": ["sepa_debit", "card"]},
-        "receipt_number": None, "statement_descriptor": "NORDLICHT", "subtotal_excluding_tax": 9580,
-        "total_excluding_tax": 9580, "total_taxes": [{"amount": 1820, "tax_behavior": "inclusive"}],
-        "hosted_invoice_url": f"https://invoice.stripe.com/i/acct_1/live_{n}", "number": f"NL-{n:06d}",
+        "object": "invoice", "amount_due": 11_400, "amount_paid": paid, "amount_remaining": 11_400 - paid,
+        "attempted": paid > 0, "auto_advance": True, "billing_reason": "subscription_cycle", "currency": "eur",
+        "customer": f"cus_{n:014d}", "customer_email": f"billing.{n}@example.com", "number": f"NL-{n:06d}",
         "lines": {"object": "list", "data": [_line(n, i, at) for i in range(3)], "has_more": False},
-        "parent": {"type": "subscription_details", "subscription_details": {"subscription": f"sub_{n:014d}"}},
         "period_start": at - 2_592_000, "period_end": at, "status": status, "subtotal": 11_400, "total": 11_400,
-        "status_transitions": {"finalized_at": at, "paid_at": at if paid else None, "voided_at": None},
     }  # fmt: skip
 
 
 def _subscription(n: int, at: int, status: str) -> dict[str, Any]:
-    price = {"id": "price_1", "object": "price", "currency": "eur", "unit_amount": 1900, "product": "prod_1"}
-    item = {"id": f"si_{n:014d}", "object": "subscription_item", "created": at, "metadata": {}, "price": price}
+    item = {"id": f"si_{n:014d}", "object": "subscription_item", "created": at, "quantity": 2}
     return {
-        "object": "subscription", "customer": f"cus_{n:014d}", "status": status, "currency": "eur",
-        "cancel_at_period_end": False, "canceled_at": at if status == "canceled" else None, "start_date": at,
-        "items": {"object": "list", "data": [{**item, "quantity": 2}], "has_more": False},
+        "object": "subscription", "customer": f"cus_{n:014d}", "status": status, "start_date": at,
+        "canceled_at": at if status == "canceled" else None, "cancel_at_period_end": False, "currency": "eur",
+        "items": {"object": "list", "data": [item], "has_more": False},
     }  # fmt: skip
 
 
-def _charge(n: int, status: str, refunded: int = 0) -> dict[str, Any]:
-    return {
-        "object": "charge", "amount": 11_400, "amount_captured": 11_400, "amount_refunded": refunded,
-        "captured": True, "currency": "eur", "customer": f"cus_{n:014d}", "disputed": False, "paid": True,
-        "payment_intent": f"pi_{n:014d}", "refunded": refunded > 0, "status": status, "description": None,
-        "billing_details": {"email": f"billing.{n}@example.com", "name": f"Kunde {n}"}, "fraud_details": {},
-    }  # fmt: skip
-
-
-def _of(kind: str, **fields: Any) -> Callable[[int, int], dict[str, Any]]:
-    return lambda n, _at: {"object": kind, "currency": "eur", "customer": f"cus_{n:014d}", **fields}
-
-
-def _customer(n: int, _at: int) -> dict[str, Any]:
-    return {"object": "customer", "email": f"billing.{n}@example.com", "name": f"Kunde {n}", "balance": 0}
-
-
-#: Type of event -> the prefix of its object's id, and the object.
-_SAMPLES: Final[Mapping[str, tuple[str, Callable[[int, int], dict[str, Any]]]]] = {
-    **{f"customer.{did}": ("cus", _customer) for did in ("created", "updated", "deleted")},
-    "customer.subscription.created": ("sub", lambda n, at: _subscription(n, at, "active")),
-    "customer.subscription.updated": ("sub", lambda n, at: _subscription(n, at, "past_due")),
-    "customer.subscription.deleted": ("sub", lambda n, at: _subscription(n, at, "canceled")),
-    "invoice.created": ("in", lambda n, at: _invoice(n, at, "draft")),
-    "invoice.updated": ("in", lambda n, at: _invoice(n, at, "open")),
-    "invoice.paid": ("in", lambda n, at: _invoice(n, at, "paid")),
-    "invoice.deleted": ("in", lambda n, at: _invoice(n, at, "draft")),
-    "charge.succeeded": ("ch", lambda n, _at: _charge(n, "succeeded")),
-    "charge.refunded": ("ch", lambda n, _at: _charge(n, "succeeded", 11_400)),
-    "charge.dispute.created": ("dp", _of("dispute", amount=11_400, reason="general", status="needs_response")),
-    "payment_intent.created": ("pi", _of("payment_intent", amount=11_400, status="requires_payment_method")),
-    "payment_intent.succeeded": ("pi", _of("payment_intent", amount=11_400, status="succeeded")),
-    "account.updated": ("acct", _of("account", country="DE", type="standard", charges_enabled=True)),
-    "application_fee.created": ("fee", _of("application_fee", amount=50, refunded=False)),
-    "checkout.session.completed": ("cs", _of("checkout.session", amount_total=11_400, status="complete")),
-    "coupon.created": ("co", _of("coupon", percent_off=15, duration="once", valid=True)),
-    "credit_note.created": ("cn", _of("credit_note", amount=1900, status="issued", type="post_payment")),
-    "invoiceitem.created": ("ii", _of("invoiceitem", amount=1900, quantity=1)),
-    "mandate.updated": ("mandate", _of("mandate", status="active", type="multi_use")),
-    "payment_link.created": ("plink", _of("payment_link", active=True, url="https://buy.stripe.com/x")),
-    "payment_method.attached": ("pm", _of("payment_method", type="sepa_debit")),
-    "payout.paid": ("po", _of("payout", amount=250_000, status="paid", automatic=True)),
-    "plan.created": ("plan", _of("plan", amount=1900, interval="month", active=True)),
-    "price.created": ("price", _of("price", unit_amount=1900, unit_amount_decimal="1900", active=True)),
-    "product.created": ("prod", _of("product", name="Plan A", active=True)),
-    "promotion_code.created": ("promo", _of("promotion_code", code="HALLO", active=True)),
-    "quote.finalized": ("qt", _of("quote", amount_total=11_400, status="open")),
-    "radar.early_fraud_warning.created": ("issfr", _of("radar.early_fraud_warning", actionable=True)),
-    "refund.created": ("re", _of("refund", amount=1900, status="succeeded")),
-    "review.opened": ("prv", _of("review", open=True, reason="rule")),
-    "setup_intent.succeeded": ("seti", _of("setup_intent", status="succeeded", usage="off_session")),
-    "subscription_schedule.created": ("sub_sched", _of("subscription_schedule", status="not_started")),
-    "tax_rate.created": ("txr", _of("tax_rate", percentage=19, inclusive=True, active=True)),
-    "topup.succeeded": ("tu", _of("topup", amount=100_000, status="succeeded")),
-    "transfer.created": ("tr", _of("transfer", amount=5000, destination="acct_1", reversed=False)),
-}
+#: Type of event -> the state of its invoice or subscription.
+_LIVED: Final = {
+    "customer.subscription.created": "active", "customer.subscription.updated": "past_due",
+    "customer.subscription.deleted": "canceled", "invoice.created": "draft", "invoice.updated": "open",
+    "invoice.paid": "paid", "invoice.deleted": "draft",
+}  # fmt: skip
+#: Type of event -> its object, of which a sample has those of these parts that its table has.
+_PLAIN: Final = {
+    **{f"customer.{did}": "customer" for did in ("created", "updated", "deleted")},
+    **{f"charge.{did}": "charge" for did in ("succeeded", "refunded")}, "charge.dispute.created": "dispute",
+    **{f"payment_intent.{did}": "payment_intent" for did in ("created", "succeeded")},
+    "checkout.session.completed": "checkout.session", "account.updated": "account", "mandate.updated": "mandate",
+    "payment_method.attached": "payment_method", "payout.paid": "payout", "quote.finalized": "quote",
+    "review.opened": "review", "setup_intent.succeeded": "setup_intent", "topup.succeeded": "topup",
+    **{f"{kind}.created": kind for kind in (
+        "application_fee", "coupon", "credit_note", "invoiceitem", "payment_link", "plan", "price", "product",
+        "promotion_code", "radar.early_fraud_warning", "refund", "subscription_schedule", "tax_rate", "transfer")},
+}  # fmt: skip
+_PARTS: Final = {
+    "amount": 11_400, "amount_total": 11_400, "amount_captured": 11_400, "balance": 0, "currency": "eur",
+    "unit_amount": 1900, "percent_off": 15, "percentage": 19, "quantity": 1, "interval": "month", "name": "Plan A",
+    "status": "succeeded", "active": True, "valid": True, "paid": True, "captured": True, "refunded": False,
+    "email": "billing@example.com", "country": "DE", "customer": "cus_1", "payment_intent": "pi_1",
+}  # fmt: skip
 
 
 def _sample_of(type_: str) -> Callable[[int, int], Sample]:
     def sample(n: int, now: int) -> Sample:
         event_id, at = f"evt_{uuid.uuid5(uuid.NAMESPACE_URL, f'{type_}/{n}/{now}').hex[:24]}", now // NS
         common = {"id": event_id, "type": type_, "livemode": True}
-        if type_ not in _SAMPLES:
+        if type_ in _LIVED:
+            made = (_invoice if type_.startswith("invoice") else _subscription)(n, at, _LIVED[type_])
+        elif type_ in _PLAIN:
+            known = TABLES[_PLAIN[type_]].columns
+            made = {"object": _PLAIN[type_], **{part: v for part, v in _PARTS.items() if part in known}}
+        else:
             named = {"id": f"acct_{n:014d}", "type": "v2.core.account", "url": f"/v2/core/accounts/acct_{n:014d}"}
-            made = f"{instant_of_ns(now):%Y-%m-%dT%H:%M:%S.%fZ}"
-            return Sample({**common, "object": "v2.core.event", "created": made, "related_object": named})
-        prefix, make = _SAMPLES[type_]
-        body = {"id": f"{prefix}_{n:014d}", "created": at - 3600, "livemode": True, "metadata": {}, **make(n, at)}
+            when = f"{instant_of_ns(now):%Y-%m-%dT%H:%M:%S.%fZ}"
+            return Sample({**common, "object": "v2.core.event", "created": when, "related_object": named})
+        body = {"id": f"{made['object']}_{n:014d}", "created": at - 3600, "livemode": True, "metadata": {}, **made}
         rest = {"api_version": "2025-03-31.basil", "pending_webhooks": 1, "request": {"id": None}, "created": at}
         return Sample({**common, "object": "event", **rest, "data": {"object": body}})
 
     return sample
 
 
-for _type in (*_SAMPLES, "v1.billing.meter.error_report_triggered", "v2.core.account.updated"):
+for _type in (*_LIVED, *_PLAIN, "v1.billing.meter.error_report_triggered", "v2.core.account.updated"):
     vendor.sample(_type)(_sample_of(_type))

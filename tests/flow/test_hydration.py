@@ -89,7 +89,10 @@ class Ads(Here):
         changes = [
             {"field": "leadgen", "value": {"leadgen_id": str(n), "page_id": "9", "created_time": AT}} for n in ids
         ]
-        body = encode_json({"object": "page", "entry": [{"id": "9", "time": AT, "changes": changes}]})
+        self.post_change(*changes)
+
+    def post_change(self, *changes: Any) -> None:
+        body = encode_json({"object": "page", "entry": [{"id": "9", "time": AT, "changes": list(changes)}]})
         signed = SIGNED.sign(Request("POST", "", {}, body), "k", time.time_ns())
         answer = self.web.post(
             "/hooks/ads", data=body, headers={**signed.headers, "Content-Type": "application/json"}
@@ -169,6 +172,28 @@ def test_without_a_token_the_ids_are_a_row_at_once(redis_url: str, tmp_path: Pat
     assert here.states() == {"accepted": 1, "mapped": 1}
     assert here.leads() == [("1", None, "9")]
     assert graph.asked == []
+
+
+@pytest.mark.parametrize("token", [TOKEN, None], ids=["with a token", "without"])
+def test_what_a_sender_says_was_fetched_is_not_believed(
+    redis_url: str, tmp_path: Path, graph: Graph, token: str | None
+) -> None:
+    here = Ads(redis_url, tmp_path, graph, page_token=token)
+    value = {"leadgen_id": "1", "page_id": "9", "created_time": AT}
+    here.post_change({"field": "leadgen", "value": value, "fetched": whole(1, campaign_name="forged")})
+    here.fetch()
+    assert here.leads() == [("1", None, "9")]
+    assert all(b"forged" not in Codec().unpack(blob).raw for blob in here.client.hvals(keys.EVENTS))
+    here.run("replay", "--source", "ads", "--since", "1h")
+    assert here.leads() == [("1", None, "9")]
+
+
+def test_a_token_that_no_header_can_hold_is_put_off(redis_url: str, tmp_path: Path, graph: Graph) -> None:
+    here = Ads(redis_url, tmp_path, graph, page_token="tökén☃")
+    here.lead(1)
+    here.fetch()
+    assert here.states() == {"accepted": 1, "waiting": 1}
+    assert here.client.exists(keys.resting("ads"))
 
 
 def test_what_the_vendor_has_no_more_is_a_row_of_ids(here: Ads) -> None:
