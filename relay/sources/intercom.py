@@ -8,12 +8,13 @@ https://developers.intercom.com/docs/references/webhooks/webhook-models
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
-from relay.records import NS, Event, Record, Table, Type, instant_ns, instant_of_ns
+from relay.records import NS, Event, Record, Table, instant_ns, instant_of_ns
 from relay.signatures import Hmac
-from relay.source import Sample, Vendor, field
+from relay.source import Sample, Vendor, field, table
 
 #: An object's own `updated_at` stands still where it is tagged or archived, and deletes have none: the one time
 #: that each notification has is its `created_at`. Within one second the object's `updated_at` (milliseconds) is
@@ -33,94 +34,50 @@ _NEW: Final = (
     "ticket.created",
 )
 
-CONVERSATIONS: Final = Table(
-    "conversations",
-    key=("id",),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("id", "admin_assignee_id", "team_assignee_id", "workspace_id"), Type.ID),
-        **dict.fromkeys(("type", "state", "title", "priority"), Type.TEXT),
-        **dict.fromkeys(("created_at", "updated_at", "waiting_since", "snoozed_until"), Type.INSTANT),
-        **dict.fromkeys(("open", "read"), Type.BOOL),
-        **dict.fromkeys(("source", "contacts", "teammates", "tags", "custom_attributes", "statistics"), Type.JSON),
-        **dict.fromkeys(("conversation_rating", "sla_applied", "first_contact_reply", "topics"), Type.JSON),
-        # API 1.x
-        **dict.fromkeys(
-            ("user", "assignee", "conversation_message", "metadata", "links", "tags_added"), Type.JSON
-        ),
-    },
+# fmt: off
+CONVERSATIONS = table(
+    "conversations", "id", _CLOCK,
+    id="id admin_assignee_id team_assignee_id workspace_id", text="type state title priority", bool="open read",
+    instant="created_at updated_at waiting_since snoozed_until",
+    json="source contacts teammates tags custom_attributes statistics conversation_rating sla_applied "
+    # API 1.x
+    "first_contact_reply topics user assignee conversation_message metadata links tags_added",
 )
-PARTS: Final = Table(
-    "conversation_parts",
-    key=("conversation_id", "id"),
-    parent=("conversation_id",),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("conversation_id", "id", "external_id"), Type.ID),
-        **dict.fromkeys(("type", "part_type", "body"), Type.TEXT),
-        **dict.fromkeys(("created_at", "updated_at", "notified_at"), Type.INSTANT),
-        **dict.fromkeys(("author", "assigned_to", "attachments", "tags"), Type.JSON),
-        "redacted": Type.BOOL,
-    },
+PARTS = table(
+    "conversation_parts", "conversation_id id", _CLOCK, "conversation_id",
+    id="conversation_id id external_id", text="type part_type body", bool="redacted",
+    instant="created_at updated_at notified_at", json="author assigned_to attachments tags",
 )
-CONTACTS: Final = Table(
-    "contacts",
-    key=("id",),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("id", "workspace_id", "external_id", "owner_id", "user_id", "app_id"), Type.ID),
-        **dict.fromkeys(("type", "role", "email", "phone", "name", "pseudonym", "language_override"), Type.TEXT),
-        **dict.fromkeys(("browser", "browser_version", "browser_language", "os", "referrer"), Type.TEXT),
-        **dict.fromkeys((f"utm_{of}" for of in ("campaign", "content", "medium", "source", "term")), Type.TEXT),
-        **dict.fromkeys(("created_at", "updated_at", "signed_up_at", "last_seen_at"), Type.INSTANT),
-        **dict.fromkeys(("last_replied_at", "last_contacted_at", "last_email_opened_at"), Type.INSTANT),
-        **dict.fromkeys(("last_email_clicked_at", "last_request_at", "remote_created_at"), Type.INSTANT),
-        **dict.fromkeys(("has_hard_bounced", "marked_email_as_spam", "unsubscribed_from_emails"), Type.BOOL),
-        **dict.fromkeys(("unsubscribed_from_sms", "sms_consent", "anonymous"), Type.BOOL),
-        **dict.fromkeys(("avatar", "location", "custom_attributes", "social_profiles"), Type.JSON),
-        **dict.fromkeys(("tags", "notes", "companies", "segments", "location_data"), Type.JSON),
-        "session_count": Type.INT,
-    },
+CONTACTS = table(
+    "contacts", "id", _CLOCK,
+    id="id workspace_id external_id owner_id user_id app_id", int="session_count",
+    text="type role email phone name pseudonym language_override browser browser_version browser_language os "
+    "referrer utm_campaign utm_content utm_medium utm_source utm_term",
+    instant="created_at updated_at signed_up_at last_seen_at last_replied_at last_contacted_at "
+    "last_email_opened_at last_email_clicked_at last_request_at remote_created_at",
+    bool="has_hard_bounced marked_email_as_spam unsubscribed_from_emails unsubscribed_from_sms sms_consent "
+    "anonymous",
+    json="avatar location custom_attributes social_profiles tags notes companies segments location_data",
 )
 #: Filled by the tag topics alone, since a contact's own `tags` lists some of them, and without names. So they are
 #: not a set of the contact's: what tags a deleted contact had, nobody says.
-CONTACT_TAGS: Final = Table(
-    "contact_tags",
-    key=("contact_id", "tag_id"),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("contact_id", "tag_id"), Type.ID),
-        "name": Type.TEXT,
-        "created_at": Type.INSTANT,
-        "admin": Type.JSON,
-    },
+CONTACT_TAGS = table(
+    "contact_tags", "contact_id tag_id", _CLOCK,
+    id="contact_id tag_id", text="name", instant="created_at", json="admin",
 )
-COMPANIES: Final = Table(
-    "companies",
-    key=("id",),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("id", "company_id", "app_id"), Type.ID),
-        **dict.fromkeys(("type", "name", "industry", "website"), Type.TEXT),
-        **dict.fromkeys(("created_at", "updated_at", "remote_created_at", "last_request_at"), Type.INSTANT),
-        **dict.fromkeys(("session_count", "user_count", "size"), Type.INT),
-        **dict.fromkeys(("plan", "tags", "segments", "custom_attributes"), Type.JSON),
-        "monthly_spend": Type.MONEY,
-    },
+COMPANIES = table(
+    "companies", "id", _CLOCK,
+    id="id company_id app_id", text="type name industry website", money="monthly_spend",
+    instant="created_at updated_at remote_created_at last_request_at", int="session_count user_count size",
+    json="plan tags segments custom_attributes",
 )
-TICKETS: Final = Table(
-    "tickets",
-    key=("id",),
-    clock=_CLOCK,
-    columns={
-        **dict.fromkeys(("id", "ticket_id", "admin_assignee_id", "team_assignee_id"), Type.ID),
-        **dict.fromkeys(("type", "category"), Type.TEXT),
-        **dict.fromkeys(("created_at", "updated_at", "snoozed_until"), Type.INSTANT),
-        **dict.fromkeys(("open", "is_shared"), Type.BOOL),
-        **dict.fromkeys(("ticket_attributes", "ticket_state", "ticket_type", "contacts"), Type.JSON),
-        **dict.fromkeys(("ticket_parts", "linked_objects"), Type.JSON),
-    },
+TICKETS = table(
+    "tickets", "id", _CLOCK,
+    id="id ticket_id admin_assignee_id team_assignee_id", text="type category", bool="open is_shared",
+    instant="created_at updated_at snoozed_until",
+    json="ticket_attributes ticket_state ticket_type contacts ticket_parts linked_objects",
 )
+# fmt: on
 
 vendor = Vendor(
     title="Intercom",
@@ -303,12 +260,7 @@ def _notice(topic: str, n: int, now: int, item: Any) -> Sample:
 def _conversation(topic: str, n: int, now: int, state: str, parts: list[dict[str, Any]]) -> Sample:
     person, time, begun = f"64dbc8be{n:016x}", now // NS, 1_767_866_400 + n
     author = {"type": "user", "id": person, "name": f"Customer {n}", "email": f"customer{n}@mail.example"}
-    source = {
-        "type": "conversation",
-        "id": str(403_000_000 + n),
-        "delivered_as": "customer_initiated",
-        "subject": "",
-    }
+    source = {"type": "conversation", "id": str(403_000_000 + n), "delivered_as": "customer_initiated"}
     listed = [{"type": "conversation_part", "created_at": time, "updated_at": time, **part} for part in parts]
     item: dict[str, Any] = {"type": "conversation", "id": str(215_470_000_000 + n), "title": f"Parcel {n}"}
     item |= {"created_at": begun, "updated_at": time, "waiting_since": None, "snoozed_until": None}
@@ -318,7 +270,13 @@ def _conversation(topic: str, n: int, now: int, state: str, parts: list[dict[str
         "team_assignee_id": 4_100_311,
         "custom_attributes": {"order": f"#{n}"},
     }
-    item["source"] = {**source, "body": f"<p>Where is parcel {n}?</p>", "author": author, "attachments": []}
+    item["source"] = {
+        **source,
+        "subject": "",
+        "body": f"<p>Where is parcel {n}?</p>",
+        "author": author,
+        "attachments": [],
+    }
     item["contacts"] = {
         "type": "contact.list",
         "contacts": [{"type": "contact", "id": person, "external_id": f"{n}"}],
@@ -366,28 +324,42 @@ def _contact(n: int, now: int) -> dict[str, Any]:
     return item
 
 
-@vendor.sample("contact.user.created")
-def contact_sample(n: int, now: int) -> Sample:
-    """A new contact."""
-    return _notice("contact.user.created", n, now, _contact(n, now))
+def _contact_sample(topic: str, n: int, now: int) -> Sample:
+    return _notice(topic, n, now, {**_contact(n, now), "unsubscribed_from_emails": topic.endswith("updated")})
 
 
-@vendor.sample("contact.user.updated")
-def contact_updated_sample(n: int, now: int) -> Sample:
-    """The same contact, unsubscribed."""
-    return _notice("contact.user.updated", n, now, {**_contact(n, now), "unsubscribed_from_emails": True})
-
-
-@vendor.sample("contact.deleted")
-def contact_deleted_sample(n: int, now: int) -> Sample:
-    """The same contact, deleted: its identity alone."""
+def _contact_gone_sample(topic: str, n: int, now: int) -> Sample:
     item = {name: _contact(n, now)[name] for name in ("type", "id", "external_id", "email")}
-    return _notice("contact.deleted", n, now, item)
+    return _notice(topic, n, now, item)
 
 
-@vendor.sample("contact.user.tag.created")
-def contact_tagged_sample(n: int, now: int) -> Sample:
-    """A tag on the same contact."""
+def _tag_sample(topic: str, n: int, now: int) -> Sample:
     tag = {"type": "tag", "id": "2525085", "name": "delivery"}
-    item = {"type": "contact_tag", "created_at": now // NS, "tag": tag, "contact": _contact(n, now)}
-    return _notice("contact.user.tag.created", n, now, item)
+    person = {topic.partition(".")[0]: _contact(n, now)}
+    return _notice(topic, n, now, {"type": "contact_tag", "created_at": now // NS, "tag": tag, **person})
+
+
+def _company_sample(topic: str, n: int, now: int) -> Sample:
+    item = {"type": "company", "id": f"66dbc8be{n:016x}", "company_id": f"crm-{n}", "name": f"Mill Lane {n} Ltd"}
+    return _notice(topic, n, now, {**item, "created_at": 1_767_866_400, "updated_at": now // NS, "user_count": 3})
+
+
+def _ticket_sample(topic: str, n: int, now: int) -> Sample:
+    item = {"type": "ticket", "id": str(215_480_000_000 + n), "ticket_id": str(n), "open": True}
+    return _notice(topic, n, now, {**item, "created_at": 1_767_866_400, "updated_at": now // NS})
+
+
+def _part_sample(topic: str, n: int, now: int) -> Sample:
+    return _conversation(topic, n, now, "open", [])
+
+
+_PLAIN: Final[dict[str, Callable[[str, int, int], Sample]]] = {
+    **dict.fromkeys(("contact.user.created", "contact.user.updated", "user.created"), _contact_sample),
+    **dict.fromkeys(("contact.deleted", "contact.archived", "user.deleted"), _contact_gone_sample),
+    **{f"{topic}.{did}": _tag_sample for topic in _TAGGED for did in ("created", "deleted")},
+    **dict.fromkeys(("company.created", "company.deleted"), _company_sample),
+    **dict.fromkeys(("ticket.created", "ticket.deleted"), _ticket_sample),
+    "conversation_part.tag.created": _part_sample,
+}
+for _topic, _make in _PLAIN.items():
+    vendor.sample(_topic)(partial(_make, _topic))

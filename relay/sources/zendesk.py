@@ -9,7 +9,8 @@ https://developer.zendesk.com/documentation/webhooks/verifying/
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 from relay.errors import MalformedPayload, Unauthenticated
@@ -319,12 +320,6 @@ def _ticket_sample(what: str, n: int, now: int, *, status: str = "OPEN", event: 
     return _envelope(what, id_, n, now, detail, {**meta, **(event or {})})
 
 
-@vendor.sample(f"{PREFIX}ticket.created")
-def ticket_created_sample(n: int, now: int) -> Sample:
-    """A new ticket."""
-    return _ticket_sample("ticket.created", n, now, status="NEW")
-
-
 @vendor.sample(f"{PREFIX}ticket.status_changed")
 def ticket_changed_sample(n: int, now: int) -> Sample:
     """The same ticket, solved."""
@@ -338,12 +333,6 @@ def comment_sample(n: int, now: int) -> Sample:
     comment = {"id": str(9_100_000_000 + n), "body": "A new one is on its way.", "is_public": True}
     comment["author"] = {"id": "8447388090494", "is_staff": True, "name": "Ida Brandt"}
     return _ticket_sample("ticket.comment_added", n, now, event={"comment": comment})
-
-
-@vendor.sample(f"{PREFIX}ticket.soft_deleted")
-def ticket_deleted_sample(n: int, now: int) -> Sample:
-    """The same ticket, in the bin."""
-    return _ticket_sample("ticket.soft_deleted", n, now, status="DELETED")
 
 
 def _user_sample(what: str, n: int, now: int) -> Sample:
@@ -361,35 +350,36 @@ def _user_sample(what: str, n: int, now: int) -> Sample:
     return _envelope(what, id_, n, now, detail, {})
 
 
-@vendor.sample(f"{PREFIX}user.created")
-def user_sample(n: int, now: int) -> Sample:
-    """An end user."""
-    return _user_sample("user.created", n, now)
-
-
-@vendor.sample(f"{PREFIX}user.deleted")
-def user_deleted_sample(n: int, now: int) -> Sample:
-    """The same end user, deleted."""
-    return _user_sample("user.deleted", n, now)
-
-
-@vendor.sample(f"{PREFIX}organization.created")
-def organization_sample(n: int, now: int) -> Sample:
-    """A new organization."""
+def _organization_sample(what: str, n: int, now: int) -> Sample:
     id_, time = str(6_607_619_000_000 + n), f"{instant_of_ns(now):%Y-%m-%dT%H:%M:%SZ}"
     detail = {"id": id_, "name": f"Mill Lane {n} Ltd", "shared_comments": False, "shared_tickets": False}
     detail |= {"created_at": time, "updated_at": time, "external_id": f"crm-{n}", "group_id": "8447320466430"}
-    return _envelope("organization.created", id_, n, now, detail, {})
+    return _envelope(what, id_, n, now, detail, {})
 
 
-@vendor.sample(f"{PREFIX}article.published")
-def article_sample(n: int, now: int) -> Sample:
-    """A newly published article."""
+def _article_sample(what: str, n: int, now: int) -> Sample:
     id_ = str(7_005_450_000_000 + n)
     event = {"author_id": "8447388090494", "category_id": "7005450400001", "locale": "en-gb"}
     event |= {"section_id": "7005450400002", "title": f"How to return parcel {n}"}
     detail = {"brand_id": "8447346621310", "id": id_, "user_id": "8447388090494"}
-    return _envelope("article.published", id_, n, now, detail, event)
+    return _envelope(what, id_, n, now, detail, event)
+
+
+def _merged_sample(what: str, n: int, now: int) -> Sample:
+    return _ticket_sample(what, n, now, status="CLOSED", event={"target_ticket_id": str(30_000 + n)})
+
+
+_PLAIN: Final[dict[str, Callable[[str, int, int], Sample]]] = {
+    "ticket.created": partial(_ticket_sample, status="NEW"),
+    "ticket.soft_deleted": partial(_ticket_sample, status="DELETED"),
+    "ticket.permanently_deleted": partial(_ticket_sample, status="DELETED"),
+    "ticket.merged": _merged_sample,
+    **dict.fromkeys(("user.created", "user.deleted"), _user_sample),
+    **dict.fromkeys(("organization.created", "organization.deleted"), _organization_sample),
+    **dict.fromkeys(("article.published", "article.unpublished"), _article_sample),
+}
+for _what, _make in _PLAIN.items():
+    vendor.sample(f"{PREFIX}{_what}")(partial(_make, _what))
 
 
 @vendor.sample("trigger")
