@@ -196,9 +196,13 @@ def _decide_set(
         passage.after[place] = encode_json(Marker(marker.version, [*(old | new).values()]))
         return
     for key, values in old.items():
-        if key not in new and sent.allows(key, item.version):
+        if key in new:
+            continue
+        if sent.allows(key, item.version):
             data = dict(zip(table.key, values, strict=True))
             sends[key] = (sent.send(_part(item, key, "gone", data)), index)
+        else:  # a newer incomplete set wrote it: the next complete one must know of it
+            new[key] = values
     passage.before[place] = encode_json(Marker(item.version, remembered))
     passage.after[place] = encode_json(Marker(item.version, list(new.values())))
 

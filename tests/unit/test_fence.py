@@ -96,6 +96,15 @@ def test_sets_end_as_the_newest_complete_one_says_in_any_order_and_with_any_fail
     assert live == expected
 
 
+def test_a_complete_set_that_comes_after_a_newer_incomplete_one_forgets_none_of_its_members():
+    """Else the next complete one would leave them alive."""
+    here = Blind()
+    for at, ids, complete in ((2, [1], False), (1, [], True), (3, [], True)):
+        members = [{"order_id": 7, "id": i, "v": at} for i in ids]
+        assert here.deliver([item("set", {"order_id": 7}, at, at, members, complete=complete)], _well) == []
+    assert [op for _, op, _ in here.rows.values()] == ["gone"]
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=8),
