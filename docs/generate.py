@@ -18,6 +18,7 @@ from relay.cli.look import kind_of
 from relay.cli.main import app
 from relay.config import Settings, SourceSettings
 from relay.kinds import kinds
+from relay.web.gauges import DECLARED
 from relay.web.openapi import describe
 from worker.jobs import DESTINATIONS
 
@@ -129,6 +130,17 @@ def redis_keys() -> str:
     return f"{NOTE}# Redis keys\n\n```\n{(keys.__doc__ or '').strip()}\n```\n"
 
 
+def metrics() -> str:
+    """Every metric of `GET /metrics`."""
+    lines = [f"{NOTE}# Metrics", ""]
+    lines += ["`GET /metrics`, for Prometheus: [how to scrape it](../howto/monitor.md). Names end in units.", ""]
+    lines += ["| metric | kind | labels | what it says |", "|---|---|---|---|"]
+    for one in DECLARED:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        lines.append(f"| `{one.name}` | {one.kind} | {labels} | {one.about} |")
+    return "\n".join(lines) + "\n"
+
+
 def schema() -> str:
     """JSON Schema of relay.yaml, destinations included."""
     found = Settings.model_json_schema(by_alias=True)
@@ -158,6 +170,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "destinations.md": destinations(),
         REFERENCE / "commands.md": commands(),
         REFERENCE / "redis-keys.md": redis_keys(),
+        REFERENCE / "metrics.md": metrics(),
         REFERENCE / "openapi.json": openapi(),
         ROOT / "relay" / "relay.schema.json": schema(),
     }

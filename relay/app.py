@@ -14,7 +14,20 @@ from relay.buffer.strays import refuse
 from relay.config import Config, load
 from relay.front import front_of
 from relay.intake import sources_of
-from relay.web import counter, documents, errors, exports, figures, hooks, imports, openapi, ops, stitch
+from relay.web import (
+    console,
+    counter,
+    documents,
+    errors,
+    exports,
+    figures,
+    hooks,
+    imports,
+    metrics,
+    openapi,
+    ops,
+    stitch,
+)
 from relay.web.state import State, attach
 
 
@@ -37,12 +50,15 @@ def create_app(config: Config | None = None) -> Flask:
     front = front_of(config, sources)
     with server.connect(config.redis_url(), timeout_s=10) as client:
         refuse(client, settings.destinations, settings.sources)
-    app = Flask("relay", static_folder=None)
+    app = metrics.App("relay", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = None
-    attach(app, State(config, sources, front))
+    here = State(config, sources, front)
+    attach(app, here)
+    metrics.attach(app, here)
     errors.register(app)
     counter.attach(app, config)
+    console.attach(app, config)
     serve(app)
     # What is loaded by now stays; requests make small objects without cycles.
     gc.freeze()
@@ -53,6 +69,6 @@ def create_app(config: Config | None = None) -> Flask:
 def serve(app: Flask) -> None:
     """Register all that is served."""
     app.url_map.merge_slashes = False  # no client follows where a redirected POST leads
-    for module in (hooks, ops, imports, stitch, documents, exports, figures, openapi):
+    for module in (hooks, ops, imports, stitch, documents, exports, figures, console, metrics, openapi):
         app.register_blueprint(module.bp)
     app.add_url_rule("/favicon.ico", "favicon", lambda: Response(status=204))

@@ -165,9 +165,7 @@ class Settings(served.ServedSettings, BaseSettings):
     )
     refused_key: SecretStr = Field(SecretStr(""), description="Seals what `keep_refused` keeps; any long text.")
     refused_max_bytes: int = Field(16 * MIB, ge=65_536, description="Bytes of kept refused requests in all.")
-    refused_source_max_bytes: int = Field(
-        4 * MIB, ge=65_536, description="Bytes of kept refused requests of one source."
-    )
+    refused_source_max_bytes: int = Field(4 * MIB, ge=65_536, description="The same of one source.")
     refused_request_max_bytes: int = Field(MIB, ge=1024, description="A larger refused request is not kept.")
     refused_per_second: int = Field(
         10, ge=1, le=1000, description="Refused requests kept in a second, of one source by one web process."
@@ -178,6 +176,7 @@ class Settings(served.ServedSettings, BaseSettings):
     web_threads: int = Field(16, ge=1, le=512, description="Requests that one gunicorn process works on at once.")
     host: str = Field("0.0.0.0", description="Address that gunicorn listens on.")  # noqa: S104 - a server
     port: int = Field(8080, ge=0, le=65535, description="Port that gunicorn listens on.")
+    metrics_token: SecretStr = Field(SecretStr(""), description="Bearer token of GET /metrics; empty: open.")
     log_format: str = Field("auto", pattern="^(auto|json|console)$", description="json off a terminal by default.")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level logged.")
 

@@ -20,6 +20,7 @@ from relay.telemetry import logger
 from worker import fence
 from worker.batching import collapse, split
 from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
+from worker.measuring import Measuring
 from worker.reading import Reader, Work
 from worker.retry import delay_s
 from worker.tally import HELD_S, Tally
@@ -84,6 +85,7 @@ class Courier:
             0.0 if destination.conditional else float(getattr(destination.settings, "unknown_hold_s", 60))
         )
         self._enough, self._unknown = 0.0, False
+        self._measuring = Measuring(lane.client, destination.name)
 
     def read(self, claimed: Sequence[Claimed]) -> Work:
         """Take a claim apart; may run while another is delivered."""
@@ -110,6 +112,7 @@ class Courier:
         self._doubt(jobs, results, turn, standing)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, standing.failures)
+        self._measuring.tell(turn.committed)
         return turn.settlement(work)
 
     def _prepare(self, spec: TableSpec, items: list[Item], turn: Tally) -> list[Job]:
@@ -240,7 +243,9 @@ class Courier:
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str], known: list[Verdict]) -> None:
         """Deliver, halving a batch that is refused until the refused stand alone; verdicts go to `known`."""
         try:
-            known += (verdicts := self._deliver(Batch(spec, batch)))
+            with self._measuring.attempt(len(batch)):
+                verdicts = self._deliver(Batch(spec, batch))
+            known += verdicts
             if STORED in verdicts:
                 alike.clear()
         except Permanent as error:

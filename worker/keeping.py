@@ -15,6 +15,7 @@ from relay.buffer.clock import Clock
 from relay.buffer.documents import Documents
 from relay.buffer.fences import Fences, keeping
 from relay.buffer.parking import Parking
+from relay.buffer.pulse import Pulse
 from relay.buffer.waiting import Waiting
 from relay.config import Config
 from relay.dispatch import ask_to_expand, ask_to_fetch
@@ -43,6 +44,7 @@ class Keeper:
         self._cleaning: Iterator[None] = iter(())
         self._watchman, self._clock = Watchman(), Clock(client)
         self._documents, self._waiting = Documents(client), Waiting(client)
+        self._pulse = Pulse(client)
 
     def reload(self, config: Config) -> None:
         """Go on with other settings."""
@@ -66,6 +68,7 @@ class Keeper:
         for source in self._waiting.due(int(time.time() * 1000)):
             ask_to_fetch(self.client, source)
         self._watchman.look(self.client, self.config.settings)
+        self._pulse.look(self.config.settings.sources)
 
     def _park(self) -> None:
         if self.config.settings.archive_days == 0:  # the only other place for what waits

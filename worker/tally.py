@@ -10,7 +10,7 @@ from relay.buffer.failures import Letter
 from relay.buffer.lanes import Claimed, Settlement
 from relay.records import encode_json
 from relay.telemetry import logger
-from worker.destination import Item, Rejected, Verdict
+from worker.destination import STORED, Item, Rejected, Verdict
 from worker.reading import Work
 
 log = logger("delivery")
@@ -29,6 +29,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.again: dict[tuple[str, str], dict[int, float]] = {}  # (source, arrival) -> position -> seconds
         self.dead: list[tuple[str, int, bytes]] = []
+        self.committed: list[str] = []  # the event of each record that is stored
         self.after: dict[str, dict[str, bytes]] = {}
         #: Batches of which something was taken, and failures that are not one table's alone.
         self.passed = self.down = 0
@@ -54,6 +55,8 @@ class Tally:
             at = f"r|{item.source}|{destination}|{table}|"
             self.counts[at + state] += 1
             self.counts[at + "pending"] -= 1
+            if state == STORED:
+                self.committed.append(item.event)
             if isinstance(verdict, Rejected):
                 letter = Letter(item.source, table, item.key, item.version, verdict.reason[:2000], "destination")
                 self.dead.append((item.event, item.position, encode_json(letter)))

@@ -20,6 +20,13 @@ key                                    type    holds
 `rh:keys`                              hash    SHA-256 of an API key -> what it may do (`relay.buffer.registry`)
 `rh:keys:used`                         hash    SHA-256 of an API key -> when it was last used (ms)
 `rh:clients`                           hash    API client -> what its tables begin with
+`rh:admins`                            hash    console user -> password hash and generation (`relay.buffer.admins`)
+`rh:admins:seen`                       hash    console user -> when it last logged in (s since 1970)
+`rh:admin:link:<sha256>`               string  a one-time link for a password; goes by itself after an hour
+`rh:admin:session:<sha256>`            hash    one session of the console; goes by itself
+`rh:admin:tries:<sort>:<bucket>`       string  attempts to log in; goes by itself after a quarter of an hour
+`rh:console:samples`                   list    counters of the ledger as the console read them, for its rates
+`rh:console:sampled`                   string  there while the last sample is fresh; goes by itself
 `rh:numbers`                           hash    table, figure, chart -> its number in the export API; `#`: the last
 `rh:exports`                           zset    numbers of raw exports -> when they were asked for (ms)
 `rh:exports:last`                      string  number of the last raw export
@@ -40,6 +47,8 @@ key                                    type    holds
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
 `rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all
 `rh:refused:<id>`                      string  one kept refused request, sealed; goes by itself after a day
+`rh:metrics`                           hash    what processes measure (`relay.buffer.measures`)
+`rh:pulse`                             hash    source -> when it last sent, how it pauses (`relay.buffer.pulse`)
 `rh:drift`                             hash    `<source>|<table>` -> how its rows differ from its declaration
 `rh:imports:<client>`                  hash    number of a document import -> what it is, as JSON
 `rh:documents:last`                    string  number of the last document import or execution
@@ -78,6 +87,10 @@ PARKED: Final = "rh:parked"
 API_KEYS: Final = "rh:keys"
 API_KEYS_USED: Final = "rh:keys:used"
 CLIENTS: Final = "rh:clients"
+ADMINS: Final = "rh:admins"
+ADMINS_SEEN: Final = "rh:admins:seen"
+SAMPLES: Final = "rh:console:samples"
+SAMPLED: Final = "rh:console:sampled"
 NUMBERS: Final = "rh:numbers"
 EXPORTS: Final = "rh:exports"
 LAST_EXPORT: Final = "rh:exports:last"
@@ -87,6 +100,8 @@ REFUSALS: Final = "rh:refusals"
 REFUSED: Final = "rh:refused"
 REFUSED_BYTES: Final = "rh:refused:bytes"
 DRIFT: Final = "rh:drift"
+METRICS: Final = "rh:metrics"
+PULSE: Final = "rh:pulse"
 DOCUMENTS_LAST: Final = "rh:documents:last"
 DOCUMENTS_CLOCK: Final = "rh:documents:clock"
 DOCUMENTS_UPLOADS: Final = "rh:documents:uploads"
@@ -159,6 +174,21 @@ def fence(destination: str, table: str) -> str:
 def refused(id_: str) -> str:
     """One kept refused request."""
     return f"rh:refused:{id_}"
+
+
+def admin_link(digest: str) -> str:
+    """A one-time link at which an admin sets a password."""
+    return f"rh:admin:link:{digest}"
+
+
+def admin_session(digest: str) -> str:
+    """One session of the console."""
+    return f"rh:admin:session:{digest}"
+
+
+def admin_tries(bucket: str) -> str:
+    """Attempts to log in that fall into a bucket."""
+    return f"rh:admin:tries:{bucket}"
 
 
 def export(number: int) -> str:

@@ -1,0 +1,136 @@
+"""One look at all accounts, in one round trip and at one moment: what `/metrics` shows.
+
+What it costs grows with the names of sources, destinations and tables, never with what waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import keys, measures
+from relay.buffer.accept import DAY_S
+from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
+from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger
+
+_MS: Final = 1000
+
+
+class Glance(msgspec.Struct):
+    """What one look found.
+
+    Args:
+        now_ms: by Redis's clock. ledger: as it stands. held, own: bytes of undelivered events, in all and by
+            source, as put.lua counts them. letters, quarantined: that are there. marks: bytes of delivery ids.
+        measures: of all processes. pulse: see `relay.buffer.pulse`. memory: of `INFO`.
+        standings: destination -> how it is doing. resting: destination -> lanes that rest.
+    """
+
+    now_ms: int
+    ledger: Ledger
+    held: int
+    own: dict[str, int]
+    letters: int
+    quarantined: int
+    marks: int
+    measures: measures.Measures
+    pulse: Mapping[bytes, bytes]
+    memory: Mapping[str, Any]
+    standings: dict[str, dict[str, str]]
+    resting: Mapping[str, int]
+
+
+def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[str]]) -> Glance:
+    """Look.
+
+    Args:
+        client: Redis.
+        bounds: of the buffer.
+        lanes: destination -> the names of its lanes.
+
+    Raises:
+        RedisError, OSError: it cannot be asked.
+    """
+    buckets = _buckets(bounds, int(time.time()))
+    with client.pipeline() as pipe:  # a transaction, so that what is counted twice is counted at one moment
+        pipe.time()
+        pipe.info("memory")
+        for hash_ in (keys.LEDGER, keys.BYTES, keys.METRICS, keys.PULSE):
+            pipe.hgetall(hash_)
+        for hash_ in (keys.EVENTS, keys.PARKED, keys.DEAD):
+            pipe.hlen(hash_)
+        pipe.zcard(keys.QUARANTINE)
+        for bucket in buckets:
+            pipe.hlen(bucket)
+        for name in lanes:
+            pipe.hgetall(keys.destination(name))
+        for of_it in lanes.values():
+            for lane in of_it:
+                pipe.hget(keys.lane(lane), "hold_until")
+        answers = iter(pipe.execute())
+    told, memory, ledger, blobs, measured, pulse, events, parked, letters, quarantined = (
+        next(answers) for _ in range(10)
+    )
+    now_ms = int(told[0]) * _MS + int(told[1]) // _MS
+    marks = sum(next(answers) for _ in buckets) * MARK_BYTES
+    standings = {name: _text(next(answers)) for name in lanes}
+    resting = {name: sum(int(next(answers) or 0) > now_ms for _ in of_it) for name, of_it in lanes.items()}
+    held, own = _held(blobs, (events + parked) * bounds.overhead + letters * LETTER_BYTES)
+    return Glance(
+        now_ms, ledger_of(ledger), held, own, letters, quarantined, marks, measures.read(measured), pulse, memory,
+        standings, resting,
+    )  # fmt: skip
+
+
+def ledger_of(raw: Mapping[bytes, bytes]) -> Ledger:
+    """The ledger, from its hash as it is."""
+    events: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    records: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
+    for field, n in raw.items():
+        kind, *rest = field.decode().split("|")
+        if kind == "e":
+            events[rest[0]][rest[1]] = int(n)
+        else:
+            records[rest[0], rest[1], rest[2]][rest[3]] = int(n)
+    return Ledger(dict(events), dict(records))
+
+
+def residuals(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:
+    """What is not accounted for, by account, as sums of absolute differences."""
+
+    def rest(accounts: Iterable[Mapping[str, int]], whole: str, states: Iterable[str]) -> int:
+        return sum(abs(one.get(whole, 0) - sum(one.get(s, 0) for s in states)) for one in accounts)
+
+    counts: Counter[str] = Counter()
+    for one in (*ledger.events.values(), *ledger.records.values()):
+        counts.update({state: one.get(state, 0) for state in ("quarantined", "dead")})
+    return {
+        "events": rest(ledger.events.values(), "accepted", EVENT_STATES),
+        "records": rest(ledger.records.values(), "emitted", RECORD_STATES),
+        "quarantine": abs(counts["quarantined"] - quarantined),
+        "dead_letters": abs(counts["dead"] - letters),
+    }
+
+
+def _buckets(bounds: Bounds, now_s: int) -> list[str]:
+    """Where delivery ids are remembered just now."""
+    day, slot = now_s // DAY_S, now_s // (bounds.content_minutes * 60)
+    days = [keys.seen_day(day - n) for n in range(bounds.dedup_days + 1)]
+    return [*days, keys.seen_slot(slot), keys.seen_slot(slot - 1)]
+
+
+def _held(blobs: Mapping[bytes, bytes], beside: int) -> tuple[int, dict[str, int]]:
+    """Bytes in all and by source; what is not in blobs counts too, and for a source by its blobs."""
+    sizes = {name.decode(): int(size) for name, size in blobs.items()}
+    whole = sizes.pop("*", 0)
+    scale = (whole + beside) / whole if whole > 0 else 1
+    return whole + beside, {name: int(size * scale) for name, size in sizes.items()}
+
+
+def _text(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode("utf-8", "replace") for name, value in raw.items()}
