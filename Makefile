@@ -18,7 +18,7 @@ up: install ## install and run everything on this machine
 	@exec $(BIN)/relay up
 
 test: install-test lint ## install what the tests need, and pass them all
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install-test ## style, types and layers
 	@$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from relay import __version__
-from relay.cli import apikeys, audit, dead, forget, history, look, pause, refused, run, send
+from relay.cli import admin, apikeys, audit, cases, dead, drift, forget, history, look, pause, refused, run, send
 from relay.errors import RelayError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A webhook relay that turns SaaS webhooks into correct, typed rows.",
 )
-for module in (run, send, look, dead, refused, history, forget, audit, pause, apikeys):
+for module in (run, send, cases, look, drift, dead, refused, history, forget, audit, pause, apikeys, admin):
     module.register(app)
 
 

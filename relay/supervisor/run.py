@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from redis.exceptions import RedisError
+
 from relay import telemetry
+from relay.buffer.admins import Admins
+from relay.buffer.redis import connect
 from relay.config import Config
 from relay.errors import RelayError
 from relay.supervisor import demo
@@ -126,6 +130,7 @@ def up(  # noqa: PLR0913 - what the command line can say
         with contextlib.closing(address), contextlib.closing(lock), _running(server, signals, say):
             if first is not None:
                 first(server.url if server else elsewhere)
+            _invite(server.url if server else elsewhere, address, say)
             shared = env | ({"RELAY_REDIS_URL": server.url} if server else {})
             _supervise(active, shared, address, server, signals, say, parts)
 
@@ -144,6 +149,19 @@ def web(config: Config, *, config_path: Path | None, port: int | None, out: Say,
             _supervise(active, {}, address, None, signals, say, parts)
 
     return _run(config, out, serve)
+
+
+def _invite(url: str, address: Address, say: Say) -> None:
+    """Say where the first admin sets a password, as long as nobody has one."""
+    try:
+        with connect(url) as client:
+            token = Admins(client).invite_first("admin")
+    except (RelayError, RedisError, OSError) as error:
+        say(f"no link for the console's first admin ({error}): `relay admin add NAME` makes one")
+        return
+    if token is not None:
+        where = f"{address.url}/console/welcome?token={token}"
+        say(f"first admin of the console: set a password at {where} (good once, for an hour)")
 
 
 def _run(config: Config, out: Say, serve: Callable[[Signals, Say], None]) -> int:

@@ -44,21 +44,6 @@ def healthz() -> Response:
     return Response(_encode(Health(status="ok")), content_type=JSON)
 
 
-@bp.get("/console/")
-def console() -> Response:
-    """What can be seen on the command line until there is more to see here; shows no data."""
-    page = (
-        "rowhook is running.\n\n"
-        "relay sources   what may post, and where\n"
-        "relay tail      events as they are taken\n"
-        "relay tables    rows at each destination\n"
-        "relay stats     the ledger and what waits\n"
-        "relay dead list what failed, and why\n"
-        "relay audit     whether everything is accounted for\n"
-    )
-    return Response(page, content_type="text/plain; charset=utf-8")
-
-
 @declares(
     Operation(
         "Operation",

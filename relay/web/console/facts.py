@@ -1,0 +1,221 @@
+"""What the pages show, read from Redis and the settings at each request: sources, destinations, the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import destinations, keys, ledger
+from relay.buffer.lanes import lane_states
+from relay.buffer.refused import Account, Accounts
+from relay.config import Config
+from relay.intake import Source
+
+#: What was refused or rests longer ago than this is no news.
+RECENT_MS: Final = 24 * 3600 * 1000
+#: Workers of any length of sleep are in RQ's own set.
+_WORKERS: Final = "rq:workers"
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One lane: how many events wait, since when the oldest (ms), who serves it, and why it rests."""
+
+    name: str
+    waits: int
+    oldest_ms: int
+    served: bool
+    rests_until_ms: int
+    why: str
+
+
+class SourceFacts(msgspec.Struct, frozen=True):
+    """One sender, as the ledger and the accounts of refusals know it.
+
+    Args:
+        name, kind, title: of it; an API client has the kind `api client`.
+        state, tone: a word for people, and how it is coloured: `good`, `bad`, `warn` or `idle`.
+        events: state -> n. rows: the same of its records, over all destinations.
+        account: of its refused deliveries; None where none was refused lately.
+        configured: it has a page of its own.
+    """
+
+    name: str
+    kind: str
+    title: str
+    state: str
+    tone: str
+    events: Mapping[str, int]
+    rows: Mapping[str, int]
+    account: Account | None
+    configured: bool
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything ever came of it."""
+        return bool(self.events or self.rows or self.account)
+
+
+class DestinationFacts(msgspec.Struct, frozen=True):
+    """One destination: how it is doing, and what waits for it."""
+
+    name: str
+    kind: str
+    state: str
+    tone: str
+    says: str
+    held: bool
+    paused: bool
+    rows: Mapping[str, int]
+    waits: int
+    oldest_ms: int
+    lanes: list[Lane]
+
+
+class Facts:
+    """Read once a request.
+
+    Args:
+        client: Redis. config: settings. sources: as configured.
+    """
+
+    def __init__(self, client: driver.Redis, config: Config, sources: Mapping[str, Source]) -> None:
+        self.client, self._config, self._sources = client, config, sources
+        self.ledger = ledger.read(client)
+        self.accounts = Accounts(client).every()
+        self.now_ms = int(time.time() * 1000)
+
+    def workers(self) -> int:
+        """Worker processes that RQ knows of."""
+        found: Any = self.client.scard(_WORKERS)
+        return int(found)
+
+    def totals(self) -> tuple[Counter[str], Counter[str]]:
+        """Events and records of all sources, by state."""
+        events: Counter[str] = Counter()
+        records: Counter[str] = Counter()
+        for states in self.ledger.events.values():
+            events.update(states)
+        for states in self.ledger.records.values():
+            records.update(states)
+        return events, records
+
+    # --- sources -------------------------------------------------------------------------------------------
+
+    def sources(self) -> list[SourceFacts]:
+        """Configured sources, and API clients that pushed; those that need somebody come first."""
+        names = {*self._sources, *self.ledger.events, *(s for s, _, _ in self.ledger.records), *self.accounts}
+        order = {"bad": 0, "warn": 1, "good": 2, "idle": 3}
+        return sorted((self.source(name) for name in names), key=lambda s: (order[s.tone], not s.busy, s.name))
+
+    def source(self, name: str) -> SourceFacts:
+        """One of them."""
+        source, account = self._sources.get(name), self.accounts.get(name)
+        events = self.ledger.events.get(name, {})
+        rows: Counter[str] = Counter()
+        for (of, _, _), states in self.ledger.records.items():
+            if of == name:
+                rows.update(states)
+        state, tone = _source_state(source, events, rows, account, self.now_ms, name)
+        client = ":" in name
+        kind = source.kind if source is not None else "api client" if client else "not configured"
+        title = source.vendor.title if source is not None else kind
+        return SourceFacts(name, kind, title, state, tone, events, dict(rows), account, source is not None)
+
+    # --- destinations --------------------------------------------------------------------------------------
+
+    def destinations(self) -> list[DestinationFacts]:
+        """Configured destinations, in the order of the settings."""
+        standings = destinations.standings(self.client)
+        lanes = self._lanes()
+        return [
+            self._destination(name, str(block.get("kind", "")), standings.get(name, {}), lanes.get(name, []))
+            for name, block in self._config.settings.destinations.items()
+        ]
+
+    def archive(self) -> int:
+        """Events that wait to be written to the archive."""
+        return sum(lane.waits for lane in self._lanes().get(keys.ARCHIVE, []))
+
+    def _lanes(self) -> dict[str, list[Lane]]:
+        found: dict[str, list[Lane]] = {}
+        for name, state in lane_states(self.client).items():
+            until = int(state.get("hold_until") or 0)
+            lane = Lane(
+                name,
+                int(state["waiting"]),
+                self._oldest(name) if state["waiting"] != "0" else 0,
+                bool(state.get("holder")) and int(state.get("until") or 0) > self.now_ms,
+                until if until > self.now_ms else 0,
+                state.get("why", ""),
+            )
+            found.setdefault(name.rsplit("/", 2)[0], []).append(lane)
+        return found
+
+    def _oldest(self, lane: str) -> int:
+        """When the oldest event of a lane came: arrival numbers are microseconds."""
+        sources: Any = self.client.smembers(keys.lane_sources(lane))
+        first = []
+        for source in sources:
+            head: Any = self.client.zrange(keys.queue(lane, source.decode()), 0, 0)
+            first += [int(arrival) // 1000 for arrival in head]
+        return min(first, default=0)
+
+    def _destination(
+        self, name: str, kind: str, standing: Mapping[str, str], lanes: list[Lane]
+    ) -> DestinationFacts:
+        rows: Counter[str] = Counter()
+        for (_, of, _), states in self.ledger.records.items():
+            if of == name:
+                rows.update(states)
+        waits = sum(lane.waits for lane in lanes)
+        oldest = min((lane.oldest_ms for lane in lanes if lane.oldest_ms), default=0)
+        state, tone = _destination_state(standing, rows, lanes, oldest)
+        says = destinations.in_words(standing) if standing else ""
+        held = "paused" in standing or "open_until" in standing
+        return DestinationFacts(
+            name, kind, state, tone, says, held, "paused" in standing, dict(rows), waits, oldest, lanes
+        )
+
+
+def _source_state(
+    source: Source | None,
+    events: Mapping[str, int],
+    rows: Mapping[str, int],
+    account: Account | None,
+    now_ms: int,
+    name: str,
+) -> tuple[str, str]:
+    if source is not None and not source.secrets:
+        return "no secret yet", "warn"
+    if account is not None and now_ms - account.last < RECENT_MS:
+        return "refused lately", "bad"
+    if events.get("quarantined"):
+        return "some not mapped", "bad"
+    if rows.get("dead"):
+        return "some rows refused", "bad"
+    if source is None and ":" not in name:
+        return "not configured", "warn"
+    if events.get("accepted") or rows:
+        return "receiving", "good"
+    return "nothing yet", "idle"
+
+
+def _destination_state(
+    standing: Mapping[str, str], rows: Mapping[str, int], lanes: list[Lane], oldest_ms: int
+) -> tuple[str, str]:
+    if "paused" in standing:
+        return "paused by hand", "warn"
+    if int(standing.get("failures", 0)):
+        return "failing", "bad"
+    if any(lane.rests_until_ms for lane in lanes):
+        return "resting", "warn"
+    if oldest_ms and time.time() * 1000 - oldest_ms > 60_000:  # noqa: PLR2004 - a minute
+        return "behind", "warn"
+    if rows.get("stored"):
+        return "delivering", "good"
+    return "nothing yet", "idle"

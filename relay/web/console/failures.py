@@ -1,0 +1,98 @@
+"""Failures: quarantine and dead letters by cause; retried or given up, one or a whole group at a time."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Response, request
+from werkzeug.exceptions import BadRequest, NotFound
+
+from relay.buffer.failures import Failure, Failures
+from relay.web.console import failing
+from relay.web.console.gate import acted, back, bp, here, page
+from relay.web.console.words import body, plural
+from relay.web.state import state
+
+_ACTS: Final = ("retry", "discard")
+
+
+@bp.get("/failures/")
+def failures_page() -> Response:
+    """All causes."""
+    found, more = failing.looked_at(Failures(here().client))
+    return page(
+        "failures.html",
+        groups=failing.groups(found),
+        more=more,
+        most=failing.LOOKED_AT,
+        blames=failing.BLAMES,
+        mends=failing.MENDS,
+    )
+
+
+@bp.get("/failures/group/<group>")
+def failure_group(group: str) -> Any:
+    """One cause, with the first of its failures."""
+    found, _ = failing.looked_at(Failures(here().client))
+    one = next((g for g in failing.groups(found) if g.id == group), None)
+    if one is None:
+        raise NotFound("Nothing of this cause is left.")
+    return page("failure_group.html", group=one, blames=failing.BLAMES, mends=failing.MENDS)
+
+
+@bp.get("/failures/one")
+def failure() -> Response:
+    """One failure with its event's body."""
+    failures = Failures(here().client)
+    one = _one(failures, request.args.get("id", ""))
+    packed = failures.event(one.arrival)
+    if packed is None:
+        raise NotFound("This event is no longer there.")
+    text, cut = body(packed.raw)
+    return page(
+        "failure.html", failure=one, meta=packed.meta, body=text, cut=cut, size=len(packed.raw),
+        group=failing.group_id(failing.cause_of(one)), blames=failing.BLAMES, mends=failing.MENDS,
+    )  # fmt: skip
+
+
+@bp.post("/failures/act")
+def failure_act() -> Any:
+    """Ask whether it is meant, then do it, for as many as were shown."""
+    act, group, upto = (request.form.get(name, "") for name in ("act", "group", "upto"))
+    id_ = request.form.get("id", "")
+    if act not in _ACTS:
+        raise BadRequest("There is no such act.")
+    failures = Failures(here().client)
+    wanted = [_one(failures, id_)] if id_ else failing.chosen(failing.looked_at(failures)[0], group, upto)
+    if not wanted:
+        raise NotFound("Nothing of this cause is left.")
+    if request.form.get("sure") != "yes":
+        return page(
+            "failure_confirm.html", act=act, group=group, upto=upto, id=id_, wanted=wanted, first=wanted[0]
+        )
+    _act(act, failures, wanted)
+    return back("failures_page")
+
+
+def _act(act: str, failures: Failures, wanted: list[Failure]) -> None:
+    about = {"source": wanted[0].source, "destination": wanted[0].destination, "count": len(wanted)}
+    if act == "discard":
+        gone = failing.discard(failures, wanted)
+        acted("discard", f"{plural(gone, 'failure')} given up.", **about, discarded=gone)
+        return
+    again = failing.retry(state().config, failures, wanted)
+    said = [f"{plural(len(again.queued), 'failure')} sent again."]
+    if again.waiting:
+        said.append(f"{len(again.waiting)} still wait in a lane, or failed no more.")
+    if again.failed:
+        still = "still fails" if len(again.failed) == 1 else "still fail"
+        said.append(f"{len(again.failed)} {still}: {next(iter(again.failed.values()))[:300]}")
+    numbers = {"queued": len(again.queued), "waiting": len(again.waiting), "failed": len(again.failed)}
+    acted("retry", " ".join(said), **about, **numbers)
+
+
+def _one(failures: Failures, id_: str) -> Failure:
+    found = next((f for f in failing.looked_at(failures)[0] if f.id == id_), None) if id_ else None
+    if found is None:
+        raise NotFound("There is no such failure any more.")
+    return found

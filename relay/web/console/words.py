@@ -1,0 +1,96 @@
+"""How the console words numbers, times and bodies: the filters of its templates."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from markupsafe import Markup, escape
+
+from relay.records import arrival_instant
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_DAY: Final = 86_400
+_KIB: Final = 1024
+#: Bytes of a body that are shown.
+SHOWN: Final = 64 * _KIB
+
+
+def number(value: Any) -> str:
+    """12,345."""
+    return f"{int(value):,}"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """`1 event`, `2 events`."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def sentence(text: str) -> str:
+    """Somebody's words with a capital and a full stop."""
+    trimmed = text.strip()
+    if trimmed.partition(" ")[0].isalpha():  # else it is a name, of a setting or the like
+        trimmed = trimmed[:1].upper() + trimmed[1:]
+    return trimmed + ("" if trimmed.endswith((".", "?", "!")) else ".")
+
+
+def marked(text: str) -> Markup:
+    """A text of ours or a vendor file's, in which `code` stands between backticks; the rest is escaped."""
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:  # one has no partner
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(parts)
+    )
+
+
+def instant(ms: int) -> str:
+    """A moment in ms since 1970, to the second."""
+    return f"{dt.datetime.fromtimestamp(ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span(seconds: float) -> str:
+    """A span in its largest unit: `40 s`, `3 min`, `5 h`, `2 d`."""
+    for size, word in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {word}"
+    return f"{max(0, int(seconds))} s"
+
+
+def ago(ms: int) -> str:
+    """How long a moment is past."""
+    return f"{span(time.time() - ms / 1000)} ago"
+
+
+def arrived(arrival: str) -> int:
+    """When an event came, ms since 1970."""
+    return int(arrival_instant(arrival).timestamp() * 1000)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    value = float(count)
+    for word in ("B", "KiB", "MiB"):
+        if value < _KIB:
+            return f"{value:.0f} {word}" if word == "B" else f"{value:.1f} {word}"
+        value /= _KIB
+    return f"{value:.1f} GiB"
+
+
+def body(raw: bytes) -> tuple[str, bool]:
+    """A body for people, JSON indented with its numbers as they came; and whether something was cut off."""
+    cut = raw[:SHOWN]
+    if len(raw) <= SHOWN:
+        with contextlib.suppress(msgspec.MsgspecError):
+            cut = msgspec.json.format(raw, indent=2)
+    return cut[: 2 * SHOWN].decode("utf-8", "backslashreplace"), len(raw) > SHOWN
+
+
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    filter_.__name__: filter_ for filter_ in (number, plural, sentence, marked, instant, span, ago, arrived, size)
+}
