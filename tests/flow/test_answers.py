@@ -37,7 +37,7 @@ IMPORTS, STITCH, DOCUMENTS = (
 
 
 def packed(data: Any) -> bytes:
-    return gzip.compress(json.dumps(data).encode())
+    return gzip.compress(json.dumps(data).encode(), mtime=0)
 
 
 def test_a_push_that_is_compressed_with_gzip_is_taken(here):
