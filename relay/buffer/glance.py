@@ -6,7 +6,7 @@ What it costs grows with the names of sources, destinations and tables, never wi
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import redis as driver
 from relay.buffer import keys, measures
 from relay.buffer.accept import DAY_S
 from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
-from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger
+from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger, ledger_of
 
 _MS: Final = 1000
 
@@ -85,19 +85,6 @@ def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[st
         now_ms, ledger_of(ledger), held, own, letters, quarantined, marks, measures.read(measured), pulse, memory,
         standings, resting,
     )  # fmt: skip
-
-
-def ledger_of(raw: Mapping[bytes, bytes]) -> Ledger:
-    """The ledger, from its hash as it is."""
-    events: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    records: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
-    for field, n in raw.items():
-        kind, *rest = field.decode().split("|")
-        if kind == "e":
-            events[rest[0]][rest[1]] = int(n)
-        else:
-            records[rest[0], rest[1], rest[2]][rest[3]] = int(n)
-    return Ledger(dict(events), dict(records))
 
 
 def residuals(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +52,11 @@ class Ledger(msgspec.Struct):
 def read(client: driver.Redis) -> Ledger:
     """The counters."""
     raw: Any = client.hgetall(keys.LEDGER)
+    return ledger_of(raw)
+
+
+def ledger_of(raw: Mapping[bytes, bytes]) -> Ledger:
+    """The counters, from their hash as it is."""
     events: defaultdict[str, dict[str, int]] = defaultdict(dict)
     records: defaultdict[tuple[str, str, str], dict[str, int]] = defaultdict(dict)
     for field, n in raw.items():
