@@ -173,7 +173,7 @@ class Courier:
                     results[index] = found
 
     def _doubt(self, jobs: Sequence[Job], results: list[Result], turn: Tally, standing: Standing) -> None:
-        """Put off records that were refused while nothing at all was taken: it may be the destination.
+        """Put off records that were refused while nothing at all is taken: it may be the destination.
 
         One that is refused again and again meanwhile is buried after all; but once so many were refused with none
         taken between them, the destination rests, and nothing is buried.
@@ -185,7 +185,7 @@ class Courier:
             for i, verdict in enumerate(result)
             if isinstance(verdict, Refusal)
         ]
-        if turn.passed or not refusals:
+        if not refusals or (turn.passed and self._still_takes(jobs, results)):
             return
         alike = standing.refused + len(refusals) >= ALIKE
         for verdicts, i, item in refusals:
@@ -198,6 +198,30 @@ class Courier:
             turn.late[item.event, item.position] = delay_s(tries, self._chance())
         if alike:
             turn.rest(max(REFUSED_REST_S, delay_s(standing.failures + 1, self._chance())))
+
+    def _still_takes(self, jobs: Sequence[Job], results: Sequence[Result]) -> bool:
+        """Whether a destination that took some of a claim, and refused some, did not just cease to take anything.
+
+        Where nothing was stored behind what it refused, a row that it stored is sent once more.
+        """
+        found = [
+            (verdict, job.spec, item)
+            for job, result in zip(jobs, results, strict=True)
+            if isinstance(result, list)
+            for item, verdict in zip(job.batch, result, strict=True)
+            if verdict == STORED or isinstance(verdict, Refusal)
+        ]
+        stored = [(spec, item) for verdict, spec, item in found if verdict == STORED]
+        in_order = self.destination.limits.concurrency == 1 or len(jobs) == 1
+        if not stored or not self.destination.repeatable or (in_order and found[-1][0] == STORED):
+            return True
+        spec, item = stored[-1]
+        try:
+            self._deliver(Batch(spec, [item]))
+        except (Transient, Refused, Permanent) as error:
+            log.warning("destination_takes_nothing", destination=self.destination.name, detail=str(error)[:300])
+            return False
+        return True
 
     def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
         known: list[Verdict] = []

@@ -227,6 +227,8 @@ class Destination(ABC):
     #: Newer-wins and sets are settled inside the destination itself. Where not, `worker.delivery` puts a version
     #: fence in Redis before it, and it is handed only rows and tombstones that are to be written, never sets.
     conditional: ClassVar[bool] = True
+    #: A row that is sent again is the same row; where not, it would be another one.
+    repeatable: ClassVar[bool] = True
     #: Tombstones are handed to it with what the row last held, kept in the fence.
     marks: bool = False
     #: What a deleted row last held stays readable here.

@@ -24,10 +24,12 @@ class Picky(Destination):
 
     Settings = Settings
 
-    def __init__(self, poison: set[int], failing: set[int], limit: int, *, alike: bool) -> None:
+    def __init__(
+        self, poison: set[int], failing: set[int], limit: int, *, alike: bool, ceases: float = math.inf
+    ) -> None:
         super().__init__("picky", Settings(kind="picky"), Path())
         self.limits = Limits(records=limit)
-        self.poison, self.failing, self.alike = poison, failing, alike
+        self.poison, self.failing, self.alike, self.ceases = poison, failing, alike, ceases
         self.calls: list[list[int]] = []
         self.rows: set[int] = set()
 
@@ -36,7 +38,7 @@ class Picky(Destination):
         self.calls.append(ids)
         if len(self.calls) in self.failing:
             raise Transient("no", reason="server")
-        bad = [i for i in ids if i in self.poison]
+        bad = ids if len(self.rows) >= self.ceases else [i for i in ids if i in self.poison]
         if bad:
             raise Permanent("no" if self.alike else f"{bad[0]} is not welcome", reason="refused")
         self.rows.update(ids)
@@ -46,9 +48,9 @@ class Picky(Destination):
         return
 
 
-def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False):
+def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False, ceases=math.inf):
     """One claim of so many events of a row each, delivered; the destination and the settlement."""
-    here = Picky(set(poison), set(failing), limit, alike=alike)
+    here = Picky(set(poison), set(failing), limit, alike=alike, ceases=ceases)
     claimed, items = [], []
     for n in range(count):
         arrival = f"{n + 1:016d}"
@@ -111,7 +113,18 @@ def test_one_poison_record_costs_at_most_twice_the_logarithm_in_calls_and_only_i
     count, bad = case
     here, settlement = delivered(count, {bad})
     assert _fates(settlement) == ({bad}, set(range(count)), set())
-    assert len(here.calls) <= 1 + 2 * math.ceil(math.log2(count))
+    # One more where it is the last, to see that the destination takes anything still.
+    assert len(here.calls) <= 1 + 2 * math.ceil(math.log2(count)) + (bad == count - 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(2, 40), st.integers(1, 39), st.integers(1, 100))
+def test_a_destination_that_ceases_to_take_anything_in_a_claim_buries_nothing_of_it(count, taken, limit):
+    """Some of the claim was taken, and all behind it is refused: fewer than tell by themselves."""
+    here, settlement = delivered(count, set(), limit=limit, ceases=min(taken, count - 1))
+    dead, _, waits = _fates(settlement)
+    assert not dead
+    assert waits == set(range(count)) - here.rows
 
 
 @settings(deadline=None, max_examples=100)

@@ -87,6 +87,7 @@ class Mediarithmics(Destination):
 
     Settings = MediarithmicsSettings
     conditional: ClassVar[bool] = False
+    repeatable: ClassVar[bool] = False
     keeps_deleted: ClassVar[bool] = False
     settings: MediarithmicsSettings
 
