@@ -56,10 +56,28 @@ HOSTILE_BODIES = (
     *(b'{"data":null}', b'{"data":{"object":[]}}', b'{"id":null}', b'{"id":{}}', b'{"type":{}}'),
     *(b'{"type":null,"id":[]}', b"a=1&a=2", b"payload=%7B", b"%ff=%00"),
 )
-#: What a field of a payload is replaced by, one at a time; `DROPPED` takes it away.
-DROPPED = object()
+#: What a field of a payload is replaced by, one at a time; `DROPPED` takes it away, `RENAMED` calls it otherwise.
+DROPPED, RENAMED = object(), object()
 WRONG = (
-    *(DROPPED, None, "", "x", "0", "é\x00", 0, -1, True, [], {}, [None], [[]], {"id": None}, ["x"], {"data": [1]}),
+    *(
+        DROPPED,
+        RENAMED,
+        None,
+        "",
+        "x",
+        "0",
+        "é\x00",
+        0,
+        -1,
+        True,
+        [],
+        {},
+        [None],
+        [[]],
+        {"id": None},
+        ["x"],
+        {"data": [1]},
+    ),
     *(10**19, -(10**30), Decimal("1E+400"), Decimal("-0.5"), "2026-13-45T00:00:00Z", "0001-01-01T00:00:00+14:00"),
     *("9999-12-31T23:59:59-05:00", "1e30", 2**63, "2026-03-01"),
 )
@@ -273,6 +291,9 @@ def spoil(data: Any, place: int, wrong: Any) -> None:
     container, key = found[place % len(found)]
     if wrong is DROPPED:
         del container[key]
+    elif wrong is RENAMED:
+        other = f"{key}_2" if isinstance(container, dict) else key
+        container[other] = container.pop(key) if isinstance(container, dict) else container[key]
     else:
         container[key] = wrong
 
