@@ -112,8 +112,9 @@ class Courier:
         self._doubt(jobs, results, turn, standing)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, standing.failures)
-        self._measuring.tell(turn.committed)
-        return turn.settlement(work)
+        settlement = turn.settlement(work)
+        settlement.measured = self._measuring.counts(turn.committed)
+        return settlement
 
     def _prepare(self, spec: TableSpec, items: list[Item], turn: Tally) -> list[Job]:
         """A table's batches; each with the owners of its items, where a set was taken apart."""

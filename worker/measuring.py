@@ -1,6 +1,7 @@
 """What one drain measures: how its attempts end, how many rows they have, how old a row is once it is committed.
 
-Counted in Redis once a claim, in one round trip. Nothing hangs on it: a fault is logged, and the drain goes on.
+Counted by the script that settles the claim: in the same step, and so once. Nothing hangs on it: a fault is
+logged, and the drain goes on.
 """
 
 from __future__ import annotations
@@ -56,17 +57,17 @@ class Measuring:
             if outcome:
                 self._tries.append((rows, outcome))
 
-    def tell(self, committed: Iterable[str]) -> None:
-        """Count what was noted, and the lag of records that were just committed, by their arrival numbers."""
+    def counts(self, committed: Iterable[str]) -> dict[str, int]:
+        """What was noted, and the lag of records that were just committed, by their arrival numbers."""
         tries, self._tries = self._tries, []
+        found = measures.batches(self._destination, tries)
         try:
-            counts = measures.batches(self._destination, tries)
-            counts += measures.lags(self._destination, committed, self._now_us())
-            measures.add(self._client, counts)
+            found += measures.lags(self._destination, committed, self._now_us())
         except BaseTimeoutException:  # the job's own end
             raise
         except Exception as error:  # noqa: BLE001 - what was delivered is settled in any case
-            log.warning("not_measured", destination=self._destination, why=type(error).__name__)
+            log.warning("lag_not_measured", destination=self._destination, why=type(error).__name__)
+        return {field: n for field, n in found.items() if n}
 
     def _now_us(self) -> int:
         if self._offset_us is None:

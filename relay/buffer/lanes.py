@@ -56,6 +56,7 @@ class Settlement(msgspec.Struct):
         opens: it is no use to try soon again. refused: records refused for good, while it took nothing.
         in_hand: events claimed beside these.
         restored: (source, arrival) -> blob of parked events that have a dead letter now.
+        measured: field of `relay.buffer.measures` -> n.
     """
 
     done: dict[str, list[str]]
@@ -72,6 +73,7 @@ class Settlement(msgspec.Struct):
     refused: int = 0
     in_hand: int = 0
     restored: dict[tuple[str, str], bytes] = {}
+    measured: dict[str, int] = {}
 
 
 class Standing(msgspec.Struct):
@@ -165,7 +167,7 @@ class Lane:
         """
         names = [
             self._state, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.left(self.name), keys.DEAD,
-            keys.DEAD_COUNT, self._target, keys.PARKED,
+            keys.DEAD_COUNT, self._target, keys.PARKED, keys.METRICS,
         ]  # fmt: skip
 
         def index(key: str) -> int:
@@ -200,6 +202,7 @@ class Lane:
                     settlement.refused,
                 ),
                 list(settlement.restored),
+                settlement.measured,
             )
         )
         if self._settle(names, [self.token, plan, *settlement.restored.values()]) != 1:

@@ -175,9 +175,14 @@ def test_a_settlement_with_a_stale_token_changes_nothing(front, client, redis_ur
     assert Watch(redis_url).release("w/0/1", "old")
     new = lane(client, "new")
     assert new.begin()
+    settlement = done(found)
+    settlement.measured = {"tries|w|stored": 1}
     with pytest.raises(StaleClaim):
-        old.settle(done(found))
+        old.settle(settlement)
+    assert not client.exists(keys.METRICS), "what is delivered again would be measured twice"
     assert [c.arrival for c in claim(new)] == [c.arrival for c in found]
+    new.settle(settlement)
+    assert client.hgetall(keys.METRICS) == {b"tries|w|stored": b"1"}
 
 
 def test_a_lane_whose_drain_vanished_rests_where_the_outcome_is_unknown(front, client, redis_url):
