@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Final
 
 import redis as driver
@@ -22,6 +23,8 @@ WRITE: Final = "worker.exports.write"
 EXPAND: Final = "relay.expanding.expand"
 #: Fetches what thin events name; on the queue of the drains, in slices as theirs.
 FETCH: Final = "relay.fetching.fetch"
+#: A web process asks no more often for one source.
+_ASKED_S: Final = 1.0
 #: How long a whole table may take to be written.
 EXPORT_S: Final = 3600
 #: Above a drain's slice plus a destination's longest request; RQ kills what runs longer.
@@ -94,6 +97,21 @@ def ask_to_expand(client: driver.Redis, execution: int, *, again: bool = False) 
         log.warning("expansion_not_asked_for", execution=execution, error=str(error))
         return False
     return True
+
+
+class FetchBell:
+    """Asks for fetches on behalf of deliveries: once a second for a source at most, as the ticker asks too."""
+
+    def __init__(self, client: driver.Redis) -> None:
+        self._client = client
+        self._asked: dict[str, float] = {}
+
+    def ring(self, source: str) -> None:
+        """Ask, unless that was just done."""
+        now = time.monotonic()
+        if now - self._asked.get(source, -_ASKED_S) >= _ASKED_S:
+            self._asked[source] = now
+            ask_to_fetch(self._client, source)
 
 
 def ask_to_fetch(client: driver.Redis, source: str) -> None:

@@ -99,10 +99,19 @@ class Fetcher:
         self._codec, self._session = Codec(), requests.Session()
         self._space = 1 / float(source.settings.get("api_per_second") or 2)
         self._next = 0.0
+        self._rung: set[str] = set()
 
     def some(self, until: float) -> bool:
         """Work on what is due; False where nothing more is."""
         now, claimed = self.waiting.claim(self.source.name)
+        try:
+            return self._each(claimed, now, until)
+        finally:
+            for lane in self._rung:
+                self.bell.ring_again(lane)
+            self._rung.clear()
+
+    def _each(self, claimed: list[Waiter], now: int, until: float) -> bool:
         # Of several events that name one object it is fetched once: it is newer than all of them.
         known: dict[str, Any] = {}
         for n, waiter in enumerate(claimed):
@@ -115,7 +124,7 @@ class Fetcher:
             except Later as error:
                 self._put_off(waiter, now, error)
                 if error.rest_s:
-                    self.waiting.rest(self.source.name, error.rest_s)
+                    self.waiting.rest(self.source.name, error.rest_s, str(error))
                     for late in claimed[n + 1 :]:
                         self.waiting.untried(self.source.name, late.arrival)
                     return False
@@ -195,8 +204,7 @@ class Fetcher:
             name, arrival, again.blob, again.lanes, again.counts, {}, self.source.schemas, waiting=True
         )
         self.waiting.done(arrival)
-        for lane in again.lanes if queued else ():
-            self.bell.ring_again(lane)
+        self._rung.update(again.lanes if queued else ())
 
     def _put_off(self, waiter: Waiter, now: int, error: Later) -> None:
         wait_s = error.rest_s or min(_FIRST_S * 2**waiter.tries, _LONGEST_S)
@@ -237,7 +245,7 @@ def _object(answer: requests.Response) -> Any:
     if status in _GONE:
         raise Gone
     if status in _DENIED:
-        raise Later(f"the token is refused ({status})", _DENIED_S)
+        raise Later(f"the vendor refuses the token ({status}): mend it in the source's block", _DENIED_S)
     if status in _BUSY or status == 503:  # noqa: PLR2004 - its HTTP name
         raise Later(f"the vendor is busy ({status})", retry_after_s(answer.headers, time.time()))
     if status != 200:  # noqa: PLR2004

@@ -42,7 +42,7 @@ key                                    type    holds
 `rh:waiting`                           set     sources of which events wait for what they name to be fetched
 `rh:waiting:<source>|`                 zset    arrival number -> when it is due (ms): what waits to be fetched
 `rh:waiting:tries`                     hash    arrival number -> how often what it names was asked for
-`rh:resting:<source>`                  string  there while the vendor wants to be left alone; goes by itself
+`rh:resting:<source>`                  string  why the vendor is left alone for a while; goes by itself
 `rh:refusals`                          hash    source -> what its refused deliveries lacked (`refused.Account`)
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
 `rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all

@@ -91,9 +91,14 @@ class Waiting:
         """Forget how often it was tried."""
         self.client.hdel(keys.TRIES, arrival)
 
-    def rest(self, source: str, seconds: float) -> None:
-        """Fetch nothing for a source for a while."""
-        self.client.set(keys.resting(source), "1", px=max(1, int(seconds * 1000)))
+    def rest(self, source: str, seconds: float, why: str) -> None:
+        """Fetch nothing for a source for a while, and say why to whoever looks."""
+        self.client.set(keys.resting(source), why[:200], px=max(1, int(seconds * 1000)))
+
+    def why(self, source: str) -> str:
+        """Why nothing is fetched for a source just now; empty where it is."""
+        told: Any = self.client.get(keys.resting(source))
+        return told.decode("utf-8", "replace") if told else ""
 
     def discard(self, source: str) -> int:
         """Give up all that waits of a source that is no longer configured; returns how many."""

@@ -120,7 +120,8 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
     account = ledger.read(client)
     alarms = [alarm.text for alarm in standing(client, bounds_of(settings.settings, maxmemory(client)))]
     held: Any = client.hgetall(keys.BYTES)
-    waits = Waiting(client).counts()
+    waiting = Waiting(client)
+    waits = waiting.counts()
     lanes, standings = lane_states(client), destinations.standings(client)
     routes = [
         {"source": s, "destination": d, "table": t, **states} for (s, d, t), states in account.records.items()
@@ -139,7 +140,9 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
     for name, state in lanes.items():
         typer.echo(f"lane    {name}: {state['waiting']} events wait {state.get('why', '')}".rstrip())
     for source, count in waits.items():
-        typer.echo(f"waiting {source}: {count} events wait for what they name to be fetched")
+        why = waiting.why(source)
+        said = f": {why}" if why else ""
+        typer.echo(f"waiting {source}: {count} events wait for what they name to be fetched{said}")
     for alarm in alarms:
         typer.echo(f"alarm   {alarm}")
 

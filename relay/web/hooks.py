@@ -11,7 +11,6 @@ from flask import Blueprint, Response, request
 from msgspec import Meta
 
 from relay import intake
-from relay.dispatch import ask_to_fetch
 from relay.errors import Unauthenticated
 from relay.intake import Source
 from relay.records import Request
@@ -96,7 +95,7 @@ def deliver(name: _Source) -> Response:
     here.unmapped.took(source, accepted, taken)
     duplicate = all(t.duplicate for t in taken)
     if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
-        ask_to_fetch(here.front.client, name)
+        here.fetches.ring(name)
     for fault in accepted.faults:
         log.warning("event_quarantined", source=name, event_id=taken[0].arrival, fault=fault)
     return _answer(source, Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate))

@@ -11,6 +11,7 @@ from relay.buffer.accept import Front
 from relay.buffer.registry import Registry
 from relay.buffer.seal import of_documents
 from relay.config import Config
+from relay.dispatch import FetchBell
 from relay.intake import Source
 from relay.pushes import Client, client_of
 from relay.records import Codec
@@ -30,6 +31,7 @@ class State:
         registry = Registry(front.client)
         self.door, self.clients = Door(registry), Clients(config, sources, registry)
         self.seal = of_documents(config.settings.redaction_key.get_secret_value())
+        self.fetches = FetchBell(front.client)
         self._trusted = networks(config.settings.trusted_proxies)
         self._codecs: list[Codec] = []
 

@@ -311,6 +311,10 @@ def test_the_bell_asks_for_a_job_once_and_stats_say_what_waits(here: Ads) -> Non
     jobs = [job.decode() for job in here.client.lrange("rq:queue:rowhook", 0, -1)]
     assert sum(job.startswith("fetch-ads--") for job in jobs) == 1
     assert "waiting ads: 2 events wait" in here.run("stats").stdout
+    here.graph.answers = [(403, {}, b"")]
+    here.fetch()
+    said = here.run("stats").stdout
+    assert "to be fetched: the vendor refuses the token (403): mend it in the source's block" in said
 
 
 HOSTS = ("api.vendor.example", ".shops.example")
