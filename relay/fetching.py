@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import requests
+from urllib3.exceptions import HTTPError
 
 from relay import cards, intake
 from relay.buffer.failures import Failures
@@ -40,6 +41,8 @@ SLICE_S: Final = 30.0
 GIVE_UP_MS: Final = 24 * 3600 * 1000
 MOST_BYTES: Final = 5 * 1024 * 1024
 _TIMEOUT_S: Final = (5, 10)
+#: For all of an answer, however it trickles: less than what a lease leaves behind a slice.
+WHOLE_S: Final = 20.0
 _REDIS_TIMEOUT_S: Final = 10.0
 _FIRST_S, _LONGEST_S = 5.0, 1800.0
 _DENIED_S: Final = 300.0
@@ -77,14 +80,23 @@ def work(config: Config, name: str) -> None:
     source = intake.sources_of(config).get(name)
     with contextlib.closing(connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)) as client:
         waiting = Waiting(client)
-        if source is None:
+        if source is None or not waiting.begin(name):
             return
-        fetcher = Fetcher(source, waiting, Failures(client), Bell(client))
-        until = time.monotonic() + SLICE_S
-        while time.monotonic() < until:
-            if not fetcher.some(until):
-                return
-        ask_to_fetch(client, name)
+        try:
+            more = _slice(Fetcher(source, waiting, Failures(client), Bell(client)))
+        finally:
+            waiting.end(name)
+        if more:
+            ask_to_fetch(client, name)
+
+
+def _slice(fetcher: Fetcher) -> bool:
+    """Whether something may be left that is due."""
+    until = time.monotonic() + SLICE_S
+    while time.monotonic() < until:
+        if not fetcher.some(until):
+            return False
+    return True
 
 
 class Fetcher:
@@ -186,7 +198,7 @@ class Fetcher:
                 wanted.url, headers=headers, timeout=_TIMEOUT_S, allow_redirects=False, stream=True
             ) as answer:
                 return _object(answer)
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:
             raise Later(f"no answer: {type(error).__name__}") from error
         except ValueError as error:  # of characters that no header may hold: the operator's to mend
             raise Later("the token cannot be sent: it has characters that no header holds", _DENIED_S) from error
@@ -250,9 +262,11 @@ def _object(answer: requests.Response) -> Any:
         raise Later(f"the vendor is busy ({status})", retry_after_s(answer.headers, time.time()))
     if status != 200:  # noqa: PLR2004
         raise Later(f"answered {status}")
-    body = bytearray()
-    for piece in answer.iter_content(65_536):
+    body, until = bytearray(), time.monotonic() + WHOLE_S
+    while piece := answer.raw.read1(65_536, decode_content=True):
         body += piece
+        if time.monotonic() > until:
+            raise Later(f"the answer took longer than {WHOLE_S:.0f} s")
         if len(body) > MOST_BYTES:
             log.error("fetch_too_large", host=urlsplit(answer.url).hostname)
             raise Gone

@@ -42,6 +42,7 @@ key                                    type    holds
 `rh:waiting`                           set     sources of which events wait for what they name to be fetched
 `rh:waiting:<source>|`                 zset    arrival number -> when it is due (ms): what waits to be fetched
 `rh:waiting:tries`                     hash    arrival number -> how often what it names was asked for
+`rh:fetching:<source>`                 string  there while a job fetches for the source; goes by itself
 `rh:resting:<source>`                  string  why the vendor is left alone for a while; goes by itself
 `rh:refusals`                          hash    source -> what its refused deliveries lacked (`refused.Account`)
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
@@ -154,6 +155,11 @@ def queue(lane_: str, source: str) -> str:
 def waiting(source: str) -> str:
     """Events of a source that wait for what they name to be fetched."""
     return f"rh:waiting:{source}|"
+
+
+def fetching(source: str) -> str:
+    """There while a job fetches for a source."""
+    return f"rh:fetching:{source}"
 
 
 def resting(source: str) -> str:

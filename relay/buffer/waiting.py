@@ -65,6 +65,14 @@ class Waiting:
         first: Any = self.client.zrange(keys.waiting(source), 0, 0, withscores=True)
         return bool(first and first[0][1] <= now_ms and not self.client.exists(keys.resting(source)))
 
+    def begin(self, source: str) -> bool:
+        """Fetch for a source; False where another job does, since two would ask twice as often as they may."""
+        return bool(self.client.set(keys.fetching(source), "1", nx=True, px=LEASE_MS))
+
+    def end(self, source: str) -> None:
+        """Let the next job begin."""
+        self.client.delete(keys.fetching(source))
+
     def claim(self, source: str) -> tuple[int, list[Waiter]]:
         """Take some of a source's events that are due; with Redis's time, ms since 1970."""
         if self.client.exists(keys.resting(source)):

@@ -48,7 +48,11 @@ class Graph:
                     self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    self.wfile.write(body)
+                    for at in range(len(body)) if "X-Trickle" in headers else ():
+                        self.wfile.write(body[at : at + 1])
+                        time.sleep(0.1)
+                    if "X-Trickle" not in headers:
+                        self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -232,6 +236,38 @@ def test_a_vendor_that_does_not_answer_well_is_asked_again_later(
     here.fetch()
     assert here.states() == {"accepted": 2, "mapped": 2}
     assert [row[1] for row in here.leads()] == ["c1", "c2"]
+
+
+def test_an_answer_that_trickles_is_not_waited_for(here: Ads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "WHOLE_S", 0.5)
+    here.graph.answers = [(200, {"X-Trickle": "1"}, b" " * 100)]
+    here.lead(1)
+    began = time.monotonic()
+    here.fetch()
+    assert time.monotonic() - began < 5
+    assert here.states() == {"accepted": 1, "waiting": 1}
+
+
+def test_an_answer_that_breaks_off_or_is_no_gzip_is_asked_for_again(here: Ads) -> None:
+    for headers in ({"Content-Length": "1000"}, {"Content-Encoding": "gzip"}):
+        here.graph.answers = [(200, headers, b"{}")]
+        here.lead(1)
+        here.fetch()
+        assert here.states()["waiting"] == 1
+        here.due()
+
+
+def test_one_job_at_a_time_fetches_for_a_source(here: Ads) -> None:
+    """Else two would ask twice as often as the vendor allows."""
+    here.graph.leads = {"1": whole(1)}
+    here.lead(1)
+    assert Waiting(here.client).begin("ads")
+    here.fetch()
+    assert here.graph.asked == []
+    Waiting(here.client).end("ads")
+    here.fetch()
+    assert here.states() == {"accepted": 1, "mapped": 1}
+    assert not here.client.exists(keys.fetching("ads"))
 
 
 def test_after_a_day_the_ids_alone_are_a_row(here: Ads, monkeypatch: pytest.MonkeyPatch) -> None:
