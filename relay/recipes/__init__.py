@@ -23,7 +23,7 @@ from relay.records import encode_json, instant_of_ns
 _SUFFIX: Final = ".yaml"
 _FORM: Final = "application/x-www-form-urlencoded"
 _FILLED: Final = re.compile(r"\{(n|s|ms|iso)(?:\+(\d+))?\}")
-#: Nine times as quick, where PyYAML was built with it.
+#: Much quicker, where PyYAML was built with it.
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,26 @@ def test_a_form_as_the_vendors_page_sends_it_is_taken_by_its_type(here, file_typ
         told = here.told(made, execution)
         assert (told["num_tasks"], told["result"]["input_file_name"]) == (300, "mine.ndjson")
         assert len(here.rows("user_profiles", "user_id")) == 300
+    here.well()
+
+
+def test_a_bomb_in_a_form_is_never_blown_up(here):
+    """As a zip file in the form, or as a form that is compressed as a whole."""
+    made = here.make()
+    path = f"/v1/datamarts/12/document_imports/{made}/executions"
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("mine.ndjson", b" " * 200_000_000)
+    answer = here.web.post(path, data=form(bomb.getvalue(), NDJSON), headers={"Authorization": here.key})
+    assert answer.status_code == 200, answer.text
+    execution = answer.get_json()["data"]["id"]
+    here.work(execution)
+    told = here.told(made, execution)
+    assert (told["status"], told["completed_tasks"]) == ("FAILED", 0)
+    assert "zip" in told["error"]["message"]
+    headers = {"Authorization": here.key, "Content-Encoding": "gzip"}
+    answer = here.web.post(path, data=form(gzip.compress(b" " * 200_000_000), NDJSON), headers=headers)
+    assert (answer.status_code, answer.get_json()["status"]) == (415, "error")
     here.well()
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from relay import catalogue
 from relay.config import Settings, SourceSettings
+from relay.kinds import SOURCES
+from tests.contracts import sources
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/*.md")])
@@ -32,3 +35,10 @@ def test_every_setting_has_help():
     for model in (Settings, SourceSettings):
         for name, field in model.model_fields.items():
             assert field.description, name
+
+
+def test_the_readme_counts_the_kinds_as_they_are():
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    files, proved = re.search(r"(\d+) kinds of vendors are files of their own, (\d+) of them", text).groups()
+    found = [sources.vendor_of(kind) for kind in catalogue.names(SOURCES) if kind != "custom"]
+    assert (int(files), int(proved)) == (len(found), sum(vendor.proved for vendor in found))
