@@ -22,7 +22,7 @@ from bench.report import Row, at_least, at_most, percentile
 from bench.servers import Gunicorn, Process, Valkey, folder, settings_file
 from relay import intake
 from relay.buffer import keys, ledger
-from relay.intake import Source
+from relay.configured import Source
 from relay.records import NS, decode_json
 from relay.source import sample_request
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.servers import Valkey, settings_file
-from relay import config, intake
+from relay import config, configured, intake
 from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Delivery, Front
 from relay.buffer.lanes import Lane
@@ -54,7 +54,7 @@ class Backlog:
             archive_days=0,
         )
         self._config = config.load(path, data)
-        self._source = intake.sources_of(self._config)["shop"]
+        self._source = configured.sources_of(self._config)["shop"]
         self._tokens = itertools.count()
 
     def fill(self, events: int) -> None:

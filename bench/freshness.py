@@ -19,9 +19,9 @@ from psycopg import sql
 
 from bench.report import Row, at_most, percentile
 from bench.servers import Gunicorn, Postgres, Process, Valkey, folder, settings_file
-from relay import config, intake
+from relay import config, configured
 from relay.buffer import ledger
-from relay.intake import Source
+from relay.configured import Source
 from relay.records import Request, encode_json
 
 SECRET: Final = "bench-secret"
@@ -73,7 +73,7 @@ def run(*, quick: bool) -> list[Row]:
 
 def _send(settings: Path, port: int, seconds: float) -> dict[str, float]:
     """Events by arrival number, with the moment of their 202."""
-    sources = list(intake.sources_of(config.load(settings, settings.parent)).values())
+    sources = list(configured.sources_of(config.load(settings, settings.parent)).values())
     answered: dict[str, float] = {}
     faults: list[str] = []
     start = time.monotonic() + 0.5

@@ -12,8 +12,8 @@ from relay import telemetry
 from relay.buffer import redis as server
 from relay.buffer.strays import refuse
 from relay.config import Config, load
+from relay.configured import sources_of
 from relay.front import front_of
-from relay.intake import sources_of
 from relay.web import (
     console,
     counter,

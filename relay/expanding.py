@@ -28,12 +28,12 @@ from relay.buffer.executions import CANCELED, FAILED, SUCCEEDED, Execution, Prog
 from relay.buffer.registry import Registry
 from relay.buffer.seal import of_documents
 from relay.config import Config, load
+from relay.configured import sources_of
 from relay.dialect import Pushed, PushRefused, Row
 from relay.dialects import documents as dialect
 from relay.dispatch import Bell, ask_to_expand
 from relay.errors import BufferUnavailable, RelayError
 from relay.front import front_of
-from relay.intake import sources_of
 from relay.pushes import Client, client_of
 from relay.records import Codec
 from relay.telemetry import logger

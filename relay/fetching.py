@@ -22,14 +22,14 @@ import msgspec
 import requests
 from urllib3.exceptions import HTTPError
 
-from relay import cards, intake
+from relay import cards, configured
 from relay.buffer.failures import Failures
 from relay.buffer.redis import connect
 from relay.buffer.waiting import Waiter, Waiting
 from relay.config import Config, load
+from relay.configured import Source
 from relay.dispatch import Bell, ask_to_fetch
 from relay.errors import IntakeError, MalformedPayload, MappingFailed
-from relay.intake import Source
 from relay.jobs import event_of, remapped
 from relay.records import Codec, Packed, decode_json, encode_json
 from relay.source import FETCHED, Fetch, Hydration
@@ -77,7 +77,7 @@ def fetch(name: str) -> None:
 
 def work(config: Config, name: str) -> None:
     """The same under given settings."""
-    source = intake.sources_of(config).get(name)
+    source = configured.sources_of(config).get(name)
     with contextlib.closing(connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)) as client:
         waiting = Waiting(client)
         if source is None or not waiting.begin(name):

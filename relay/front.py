@@ -9,8 +9,8 @@ from relay.buffer import redis as server
 from relay.buffer.accept import Front
 from relay.buffer.bounds import Bounds, bounds_of
 from relay.config import Config, Settings
+from relay.configured import Source
 from relay.dispatch import Bell
-from relay.intake import Source
 
 #: Lanes of one destination that an event's records may fall into, as far as the budgets count them.
 _MOST_ENTRIES: Final = 4

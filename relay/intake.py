@@ -3,144 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
 
 from relay import sharing
 from relay.bodies import decode_body as decode_body  # noqa: PLC0414 - for those who map later
-from relay.bodies import inflate as inflate  # noqa: PLC0414 - for those who look at what was refused
-from relay.bodies import unread_without_cards, without_cards
+from relay.bodies import inflate, unread_without_cards, without_cards
 from relay.buffer.accept import Delivery, Offer, digest_of
-from relay.buffer.keys import ARCHIVE, lane_name
-from relay.config import Config, SourceSettings
-from relay.described import Misdescribed
+from relay.buffer.keys import lane_name
+from relay.configured import Source
 from relay.errors import (
-    ConfigInvalid,
     IntakeError,
     MalformedPayload,
     MappingFailed,
     SecretMissing,
     Unauthenticated,
-    UnknownSource,
     UnsupportedMedia,
 )
 from relay.kinds import SOURCES as SOURCES  # noqa: PLC0414 - for those who list the kinds
-from relay.kinds import described, kinds
 from relay.kinds import vendor_of as vendor_of  # noqa: PLC0414 - for those who have no source
 from relay.records import Codec, Event, Meta, Record, Request, Table, encode_json, key_text, partition_of
-from relay.redaction import Redaction, redaction_of
-from relay.signatures import Verifier
-from relay.source import Reply, Vendor
-
-
-class Source:
-    """One configured sender: a vendor, its secrets, and where its records go.
-
-    Args:
-        name: of its URL and its tables. vendor: what it speaks. secrets: all live ones.
-        settings: the vendor's own. to: destination -> number of its lanes. public_url: as the vendor was given it.
-    """
-
-    def __init__(  # noqa: PLR0913 - a configured source has so many sides
-        self,
-        name: str,
-        vendor: Vendor,
-        secrets: tuple[str, ...],
-        settings: Mapping[str, Any],
-        to: Mapping[str, int],
-        *,
-        kind: str,
-        public_url: str = "",
-        archived: bool = True,
-        redaction: Redaction | None = None,
-        mask_cards: bool = True,
-        tables_as: str = "",
-        drop_tests: bool = False,
-    ) -> None:
-        self.name, self.vendor, self.secrets, self.settings = name, vendor, secrets, settings
-        self.to, self.kind, self.public_url = dict(to), kind, public_url
-        self.redaction, self.mask_cards = redaction, mask_cards
-        self.archive = (lane_name(ARCHIVE, 0, 1),) if archived else ()
-        self.verifier: Verifier = vendor.verifier(settings)
-        self.shares, self.drop_tests = bool(tables_as), drop_tests
-        self.tables = tables_of(vendor, tables_as or name, shares=self.shares)
-        self.declared = dict(self.tables.values())
-        self.schemas = {table.schema_id: table.declaration for table in self.declared.values()}
-
-
-def tables_of(vendor: Vendor, prefix: str, *, shares: bool) -> dict[str, tuple[str, Table]]:
-    """A vendor's tables: short name -> full name and declaration."""
-    return {
-        short: (f"{prefix}_{short}", sharing.shared(table) if shares else table)
-        for short, table in vendor.tables.items()
-    }
-
-
-def sources_of(config: Config) -> dict[str, Source]:
-    """All configured sources, checked.
-
-    Raises:
-        ConfigInvalid: an unknown kind or setting, with file and line.
-    """
-    sources = {name: _source(config, name, block) for name, block in config.settings.sources.items()}
-    _check_shared(config, sources)
-    return sources
-
-
-def _check_shared(config: Config, sources: Mapping[str, Source]) -> None:
-    """A table is one source's, or all of its sources share it and are of one kind."""
-    first: dict[str, Source] = {}
-    for name, source in sources.items():
-        for full in source.declared:
-            other = first.setdefault(full, source)
-            if other is not source and not (source.shares and other.shares and source.kind == other.kind):
-                at = f"sources.{name}" + (".tables_as" if source.shares else "")
-                why = f"its table {full} is {other.name}'s too: sources share tables by one `tables_as`"
-                raise config.fault(at, f"{why}, and are then of one kind")
-
-
-def _source(config: Config, name: str, block: SourceSettings) -> Source:
-    at = f"sources.{name}"
-    try:
-        vendor = vendor_of(block.kind, block.vendor_settings)
-    except KeyError:
-        known = ", ".join(kinds())
-        raise config.fault(f"{at}.kind", f"there is no kind {block.kind!r}; known: {known}") from None
-    except Misdescribed as error:
-        faults = (str(config.fault(f"{at}.{path}", said)) for path, said in error.faults)
-        raise ConfigInvalid("\n".join(faults)) from None
-    except ConfigInvalid as error:
-        raise config.fault(at, str(error)) from None
-    settings = dict(block.vendor_settings)
-    if not described(block.kind):
-        for setting in settings:
-            if setting not in vendor.settings:
-                raise config.fault(f"{at}.{setting}", f"unknown setting of kind {block.kind}")
-        settings = {k: settings.get(k, s.default) for k, s in vendor.settings.items()}
-    lanes = {d: config.lanes(d) for d in block.to}
-    tables = dict(tables_of(vendor, block.tables_as or name, shares=bool(block.tables_as)).values())
-    secrets = tuple(s.get_secret_value() for s in block.secrets if s.get_secret_value())
-    redaction = redaction_of(config, block, tables)
-    try:
-        return Source(
-            name,
-            vendor,
-            secrets,
-            settings,
-            lanes,
-            kind=block.kind,
-            public_url=block.public_url,
-            archived=config.settings.archive_days > 0,
-            redaction=redaction,
-            mask_cards=config.settings.mask_cards,
-            tables_as=block.tables_as,
-            drop_tests=block.test_events == "drop",
-        )
-    except ConfigInvalid as error:  # a setting that its vendor's proof cannot be made of
-        setting, _, said = str(error).partition(": ")
-        raise config.fault(*((f"{at}.{setting}", said) if setting in settings else (at, str(error)))) from None
+from relay.redaction import Redaction
+from relay.source import Reply
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -170,8 +56,8 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         limit: bytes that a body may have once inflated.
 
     Raises:
-        SecretMissing, Unauthenticated, TooLarge, UnsupportedMedia: it is refused. What cannot be read or mapped
-            is not refused: it is in the answer, quarantined.
+        SecretMissing, Unauthenticated, TooLarge, UnsupportedMedia: refused. What cannot be read or mapped is in
+            the answer, quarantined.
     """
     if not source.secrets:
         raise SecretMissing(f"source {source.name} has no secret yet")
@@ -179,17 +65,9 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
     data: Any = None
     clean = source.vendor.scrub is None and source.redaction is None
     try:
-        decoded = data = decode_body(request, forms=source.vendor.forms)
-        if source.mask_cards:
-            data = without_cards(request, decoded)
-            clean = clean and data is decoded
-        if source.vendor.scrub is not None:
-            data = source.vendor.scrub(data)
-        if source.redaction is not None:
-            data = source.redaction.body(data)
-        events = source.vendor.live(request, data)
-        if source.vendor.forms and source.redaction is not None:  # some forms hold JSON, which is read only here
-            events = [msgspec.structs.replace(e, data=source.redaction.body(e.data)) for e in events]
+        data, as_sent = cleaned(source, request)
+        clean = clean and as_sent
+        events = events_of(source, request, data)
     except MalformedPayload as error:
         raw = _unread_body(source, request, data, clean=clean)
         offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
@@ -207,6 +85,36 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
         rows += sum(1 if r.members is None else len(r.members) for r in records)
         offers.append(_offer(source, event, request, raw, codec, records))
     return Accepted(Delivery(source.name, tuple(offers), source.schemas), rows, tuple(faults), tuple(events))
+
+
+def cleaned(source: Source, request: Request) -> tuple[Any, bool]:
+    """A decoded body without cards, secrets and what rules name; and whether it held no card.
+
+    Raises:
+        MalformedPayload: it cannot be decoded.
+    """
+    decoded = data = decode_body(request, forms=source.vendor.forms)
+    if source.mask_cards:
+        data = without_cards(request, decoded)
+    as_sent = data is decoded
+    if source.vendor.scrub is not None:
+        data = source.vendor.scrub(data)
+    if source.redaction is not None:
+        data = source.redaction.body(data)
+    return data, as_sent
+
+
+def events_of(source: Source, request: Request, data: Any) -> list[Event]:
+    """The events of a cleaned body.
+
+    Raises:
+        MalformedPayload: it is not of the vendor's shape.
+    """
+    events, rules = source.vendor.live(request, data), source.redaction
+    if not source.vendor.forms or rules is None:
+        return events
+    # Some forms hold JSON, which is read only here.
+    return [msgspec.structs.replace(event, data=rules.body(event.data)) for event in events]
 
 
 def _kept(source: Source, event: Event) -> bytes:
@@ -386,15 +294,3 @@ def lanes_of(source: Source, records: Iterable[Record], destinations: Iterable[s
 
 def _table(source: Source, full: str) -> Table:
     return source.declared[full]
-
-
-def find(sources: Mapping[str, Source], name: str) -> Source:
-    """A source by its URL's name.
-
-    Raises:
-        UnknownSource: there is none.
-    """
-    source = sources.get(name)
-    if source is None:
-        raise UnknownSource(f"no source {name[:40]!r}")
-    return source

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import redis as driver
 
-from relay import intake
+from relay import configured, intake
 from relay.buffer.failures import Failure, Failures
 from relay.buffer.keys import ARCHIVE, SCHEMAS, lane_name
 from relay.buffer.lanes import lane_states
 from relay.buffer.registry import Registry
 from relay.config import Config
+from relay.configured import Source
 from relay.errors import ConfigInvalid, IntakeError, MappingFailed
-from relay.intake import Source
 from relay.pushes import Client, client_of
 from relay.records import Codec, Event, Packed, Request, lane_key, partition_of, records_of
 from relay.telemetry import logger
@@ -30,7 +30,7 @@ def senders(config: Config, client: driver.Redis) -> dict[str, Sender]:
 
     A client of which the settings no longer say where it writes is left out: the others can be sent again.
     """
-    sources = intake.sources_of(config)
+    sources = configured.sources_of(config)
     registry = Registry(client)
     found: dict[str, Sender] = {**sources}
     declared: Any = client.hgetall(SCHEMAS)

@@ -16,9 +16,9 @@ from relay import cards
 from relay.buffer.accept import Delivery, Guard, Offer
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config
+from relay.configured import Source
 from relay.dialect import Pushed, PushRefused, Row
 from relay.errors import ConfigInvalid
-from relay.intake import Source
 from relay.records import (
     Codec,
     Meta,

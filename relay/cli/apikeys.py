@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from relay import intake
+from relay import configured
 from relay.buffer.registry import Registry
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.pushes import client_of
@@ -41,7 +41,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     settings = opened(config, data)
     registry = Registry(buffer(settings))
     if kind == "import" and client:  # a key with which nothing could be pushed is better not handed out
-        client_of(settings, intake.sources_of(settings).values(), client, registry.prefix)
+        client_of(settings, configured.sources_of(settings).values(), client, registry.prefix)
     key = registry.create(kind, client, name=name, tables=table or (), networks=network or (), days=days)
     if as_json:
         found = registry.find(key)

@@ -15,12 +15,11 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from relay import intake
-from relay.bodies import without_cards
+from relay import configured, intake
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, config_path, opened
 from relay.config import Config
+from relay.configured import Source
 from relay.errors import ConfigInvalid, IntakeError, MalformedPayload, MappingFailed
-from relay.intake import Source
 from relay.records import (
     NS,
     SEQUENCE_DIGITS,
@@ -81,7 +80,7 @@ def check(
     cases = sorted(case for case in where.glob("*/*") if case.is_dir())
     if not cases:
         raise ConfigInvalid(f"{where}: no cases: <source>/<name>/ with body and records.json")
-    sources = intake.sources_of(settings)
+    sources = configured.sources_of(settings)
     told = [(case, *_tried(sources, case, write=write)) for case in cases]
     failed = [case for case, state, _ in told if state == "failed"]
     if as_json:
@@ -148,13 +147,9 @@ def _difference(wanted: Any, found: Any) -> Iterator[str]:
 
 def outcome(source: Source, request: Request, type_: str | None = None) -> dict[str, Any]:
     """What intake would make of a verified request: its events with their records, or why they are quarantined."""
-    vendor = source.vendor
     try:
-        data = intake.decode_body(request, forms=vendor.forms)
-        data = without_cards(request, data) if source.mask_cards else data
-        data = data if vendor.scrub is None else vendor.scrub(data)
-        data = data if source.redaction is None else source.redaction.body(data)
-        events = vendor.read(request, data)
+        data, _ = intake.cleaned(source, request)
+        events = intake.events_of(source, request, data)
     except MalformedPayload as error:
         return {"quarantined": _reason(error)}
     if type_ is not None:
@@ -248,7 +243,7 @@ def _quarantined(found: dict[str, Any]) -> bool:
 
 
 def _chosen(config: Config, name: str) -> Source:
-    sources = intake.sources_of(config)
+    sources = configured.sources_of(config)
     if name not in sources:
         raise ConfigInvalid(f"there is no source {name!r}; configured: {', '.join(sources)}")
     return sources[name]

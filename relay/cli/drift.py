@@ -9,13 +9,13 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from relay import intake, recipes
+from relay import configured, recipes
 from relay.buffer import ledger
 from relay.buffer.drift import NAME, Account, Drift, Finding
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
+from relay.configured import Source
 from relay.described import Settings
 from relay.errors import ConfigInvalid
-from relay.intake import Source
 from relay.records import Table
 
 #: A column vanished where no row has had it for so many rows, a day long, and a hundred times as many rows as it
@@ -87,7 +87,7 @@ def drift(
         typer.echo("forgotten: what comes from now on is noticed anew")
         return
     accounts, events = kept.every(), ledger.read(client).events
-    sources = [s for name, s in intake.sources_of(settings).items() if source in (None, name)]
+    sources = [s for name, s in configured.sources_of(settings).items() if source in (None, name)]
     told = [_coverage(one, events.get(one.name, {}), accounts.get((one.name, ""))) for one in sources]
     reports = [
         report(one.name, table, account, one.declared[table], named(one).get(table, frozenset()))

@@ -17,8 +17,8 @@ from relay.cli.history import archived_blobs, owned
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.cli.subject import Subject
 from relay.config import Config
+from relay.configured import Source
 from relay.errors import ConfigInvalid, RelayError
-from relay.intake import Source
 from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
 

@@ -12,7 +12,7 @@ import msgspec
 import redis as driver
 import typer
 
-from relay import intake, jobs
+from relay import configured, jobs
 from relay.buffer.failures import Failures
 from relay.buffer.registry import Registry
 from relay.cli.lineage import lineage as touches
@@ -173,7 +173,7 @@ def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> t
 
 
 def _owner(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
-    ours = [source for source in intake.sources_of(config).values() if table in source.declared]
+    ours = [source for source in configured.sources_of(config).values() if table in source.declared]
     if ours:
         # Of those that share a table, whose row it is stands first in the key.
         named = [source for source in ours if source.shares and source.name == key[0]]

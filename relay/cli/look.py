@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from relay import catalogue, intake, recipes
+from relay import catalogue, recipes
 from relay.buffer import destinations, keys, ledger
 from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import bounds_of
 from relay.buffer.lanes import lane_states
 from relay.buffer.waiting import Waiting
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, ask_worker, buffer, opened, show
+from relay.configured import sources_of
 from relay.kinds import SOURCES, kinds, vendor_of
 from relay.records import arrival_instant
 from relay.source import Vendor
@@ -38,7 +39,7 @@ def sources(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = F
             "to": list(s.to),
             "tables": [full for full, _ in s.tables.values()],
         }
-        for s in intake.sources_of(settings).values()
+        for s in sources_of(settings).values()
     ]
     known = [kind_of(name) for name in kinds()]
     if as_json:

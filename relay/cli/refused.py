@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from relay import intake, telemetry
+from relay import configured, intake, telemetry
 from relay.buffer.accept import Front
 from relay.buffer.refused import Account, Accounts, Entry, Kept, Refused
 from relay.buffer.seal import of_refused
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.config import Config
+from relay.configured import Source
 from relay.errors import ConfigInvalid, IntakeError, SealBroken
-from relay.intake import Source
 from relay.records import Codec, Request
 
 group = typer.Typer(no_args_is_help=True, help="Requests that were refused for their signature and are kept.")
@@ -100,7 +100,7 @@ def retry(
 ) -> None:
     """Verify kept requests with the secrets as they are now, and take those that fit; exit 1 where some do not."""
     settings = opened(config, data)
-    sources = intake.sources_of(settings)
+    sources = configured.sources_of(settings)
     if source is not None:
         _known(settings, source)
     key = settings.settings.refused_key.get_secret_value()

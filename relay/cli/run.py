@@ -25,8 +25,8 @@ from relay.cli.options import (
     worker_environment,
 )
 from relay.config import Config
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid, RelayError
-from relay.intake import sources_of
 
 Discard = Annotated[
     bool, typer.Option("--discard", help="Give up what waits for destinations and sources no longer configured.")

@@ -9,11 +9,11 @@ from typing import Annotated
 import msgspec
 import typer
 
-from relay import intake
+from relay import configured
 from relay.cli.options import DATA, ConfigFile, DataDir, opened
 from relay.config import Config
+from relay.configured import Source
 from relay.errors import ConfigInvalid
-from relay.intake import Source
 from relay.kinds import kinds
 from relay.records import Request
 from relay.source import Sample, sample_request
@@ -57,7 +57,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command
 
 
 def _choose(config: Config, kind: str, name: str | None) -> Source:
-    sources = intake.sources_of(config)
+    sources = configured.sources_of(config)
     if name is not None:
         if name not in sources:
             raise ConfigInvalid(f"there is no source {name!r}; configured: {', '.join(sources)}")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from relay.config import Config, load
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid
-from relay.intake import sources_of
 from relay.supervisor.parts import Part
 from relay.supervisor.place import write_private
 

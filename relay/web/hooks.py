@@ -10,9 +10,9 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
-from relay import intake
+from relay import configured, intake
+from relay.configured import Source
 from relay.errors import Unauthenticated
-from relay.intake import Source
 from relay.records import Request
 from relay.telemetry import logger
 from relay.web.declared import FORM, JSON, TEXT, Answer, Operation, declares, later, told
@@ -76,7 +76,7 @@ def deliver(name: _Source) -> Response:
     Headers, query and body are those that the source's vendor sends and signs.
     """
     here = state()
-    source = intake.find(here.sources, name)
+    source = configured.find(here.sources, name)
     incoming = _request(source)
     reply = intake.handshake(source, incoming)
     if reply is not None:
@@ -114,7 +114,7 @@ def deliver(name: _Source) -> Response:
 @bp.get("/hooks/<name>")
 def probe(name: _Source) -> Response:
     """A handshake, or a person or vendor that looks whether somebody is there (HEAD too)."""
-    source = intake.find(state().sources, name)
+    source = configured.find(state().sources, name)
     reply = intake.handshake(source, _request(source))
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)

@@ -18,13 +18,13 @@ from typing import Final
 import msgspec
 import redis as driver
 
-from relay import intake
+from relay.bodies import inflate
 from relay.buffer.refused import Accounts, Refused, Room
 from relay.buffer.seal import of_refused
 from relay.config import Settings
+from relay.configured import Source
 from relay.doctor import MOST_REWRITTEN, Case, Finding, diagnose
 from relay.errors import IntakeError, RelayError
-from relay.intake import Source
 from relay.records import Request
 from relay.telemetry import logger
 
@@ -188,7 +188,7 @@ class Refusals:
             "gzip"
         ):
             with suppress(IntakeError):
-                plain = intake.inflate(request.body, MOST_REWRITTEN)
+                plain = inflate(request.body, MOST_REWRITTEN)
                 inflated = msgspec.structs.replace(request, body=plain)
                 finding = diagnose(msgspec.structs.replace(case, request=inflated))
         return finding

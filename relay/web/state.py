@@ -11,8 +11,8 @@ from relay.buffer.accept import Front
 from relay.buffer.registry import Registry
 from relay.buffer.seal import of_documents
 from relay.config import Config
+from relay.configured import Source
 from relay.dispatch import FetchBell
-from relay.intake import Source
 from relay.pushes import Client, client_of
 from relay.records import Codec
 from relay.web.callers import caller, networks

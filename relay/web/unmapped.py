@@ -16,7 +16,8 @@ import redis as driver
 
 from relay.buffer.accept import Taken
 from relay.buffer.drift import NAME, Drift, Finding, Seen
-from relay.intake import Accepted, Source
+from relay.configured import Source
+from relay.intake import Accepted
 from relay.telemetry import logger
 
 log = logger("hooks")

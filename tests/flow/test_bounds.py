@@ -30,8 +30,9 @@ from relay.buffer.accept import Bounds, Delivery, Front, Offer
 from relay.buffer.bounds import MARK_BYTES, bounds_of
 from relay.buffer.lanes import Lane, Settlement
 from relay.config import MIB, Config, Settings
+from relay.configured import sources_of
 from relay.errors import BufferUnavailable
-from relay.intake import Accepted, sources_of
+from relay.intake import Accepted
 from relay.records import Codec, Request
 from relay.source import sample_request
 from tests.flow.test_buffer import delivery, offer

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from relay import intake, jobs
+from relay import configured, jobs
 from relay.buffer import keys
 from relay.records import Codec, Packed, records_of
 from tests.flow.test_history import ERP, Here
@@ -59,7 +59,7 @@ def test_neither_the_rows_nor_the_kept_body_hold_a_card_number(here: Here) -> No
 def test_a_replay_of_a_masked_body_ends_in_the_same_rows(here: Here) -> None:
     here.post("erp", BODY)
     packed = kept(here)
-    again = Codec().unpack(jobs.remapped(intake.sources_of(here.config)["erp"], packed, Codec()).blob)
+    again = Codec().unpack(jobs.remapped(configured.sources_of(here.config)["erp"], packed, Codec()).blob)
     assert (again.rows, again.raw) == (packed.rows, packed.raw)
 
 

@@ -19,8 +19,8 @@ from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Front
 from relay.buffer.redis import inspect
 from relay.config import Config, Settings
+from relay.configured import sources_of
 from relay.errors import BufferUnavailable, ConfigInvalid
-from relay.intake import sources_of
 from relay.source import sample_request
 from tests.flow.test_buffer import delivery, offer
 from tests.servers.valkey import valkey

@@ -17,7 +17,7 @@ import redis
 import yaml
 
 from relay import config as configuration
-from relay.intake import sources_of
+from relay.configured import sources_of
 from relay.source import sample_request
 
 ROOT = Path(__file__).parents[2]

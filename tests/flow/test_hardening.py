@@ -9,7 +9,7 @@ import pytest
 import yaml
 from redis.exceptions import OutOfMemoryError
 
-from relay import intake, jobs
+from relay import configured, jobs
 from relay.buffer import keys, ledger
 from relay.buffer.failures import Failures
 from relay.buffer.lanes import Lane, Settlement, lane_states
@@ -33,7 +33,7 @@ class TwoShops(Shop):
         self.path.write_text(yaml.safe_dump(settings))
 
     def sources(self):
-        return intake.sources_of(load(self.path, self.folder))
+        return configured.sources_of(load(self.path, self.folder))
 
     def settle(self, destination, verdict="stored"):
         """Let a destination settle all that waits for it."""

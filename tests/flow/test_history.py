@@ -28,8 +28,8 @@ from relay.buffer.lanes import Lane
 from relay.cli import history, lineage
 from relay.cli.main import app
 from relay.config import load
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid
-from relay.intake import sources_of
 from relay.records import Codec, Meta, Table
 from tests.contracts.destinations import postgres_server
 from tests.oracle import world

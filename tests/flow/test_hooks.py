@@ -14,7 +14,7 @@ from relay import config as configuration
 from relay.app import create_app
 from relay.buffer import keys, ledger
 from relay.config import Config, Settings
-from relay.intake import sources_of
+from relay.configured import sources_of
 from relay.records import NS
 from relay.source import sample_request
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from relay import fetching, intake
+from relay import configured, fetching, intake
 from relay.buffer import ledger
 from relay.records import Event, Request, encode_json
 from relay.source import FETCHED
@@ -181,7 +181,7 @@ class Shop(Here):
         self.case = case
 
     def deliver(self) -> None:
-        source = intake.sources_of(self.config)["shop"]
+        source = configured.sources_of(self.config)["shop"]
         plain = Request("POST", URL, {"content-type": "application/json"}, encode_json(self.case.body))
         signed = source.verifier.sign(plain, SECRET, time.time_ns())
         answer = self.web.post(

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay import fetching
+from relay import configured, fetching
 from relay.buffer import keys, ledger
 from relay.buffer.strays import discard, refuse
 from relay.buffer.waiting import Waiting
@@ -304,9 +304,8 @@ def test_what_a_dead_job_held_is_fetched_by_the_next_after_its_lease(here: Ads) 
     here.fetch()
     assert here.leads() == [("1", "c1", "9")]
     # And a job that finishes after all, late, changes nothing any more.
-    late = fetching.Fetcher(
-        fetching.intake.sources_of(here.config)["ads"], Waiting(here.client), fetching.Failures(here.client), None
-    )  # type: ignore[arg-type]
+    ads = configured.sources_of(here.config)["ads"]
+    late = fetching.Fetcher(ads, Waiting(here.client), fetching.Failures(here.client), None)  # type: ignore[arg-type]
     late._one(claimed[0], 0, {})
     assert here.states() == {"accepted": 1, "mapped": 1}
 

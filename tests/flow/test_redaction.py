@@ -9,7 +9,7 @@ import pytest
 import redis
 import yaml
 
-from relay import intake, jobs
+from relay import configured, jobs
 from relay.app import create_app
 from relay.buffer import keys
 from relay.buffer.lanes import Lane, Standing
@@ -100,7 +100,7 @@ def test_a_replay_of_a_redacted_body_ends_in_the_same_rows(path, redis_url):
     post(path, BODY)
     (blob,) = blobs(redis_url).values()
     packed = Codec().unpack(blob)
-    source = intake.sources_of(load(path, path.parent))["erp"]
+    source = configured.sources_of(load(path, path.parent))["erp"]
     again = Codec().unpack(jobs.remapped(source, packed, Codec()).blob)
     assert again.rows == packed.rows
 
@@ -132,4 +132,4 @@ def test_rules_that_cannot_hold_are_refused_by_name(redis_url, tmp_path, more, w
     path = tmp_path / "relay.yaml"
     path.write_text(yaml.safe_dump(settings(redis_url, **more)))
     with pytest.raises(ConfigInvalid, match=words):
-        intake.sources_of(load(path, tmp_path))
+        configured.sources_of(load(path, tmp_path))

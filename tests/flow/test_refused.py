@@ -24,8 +24,8 @@ from relay.buffer.refused import Accounts, Refused, Room
 from relay.buffer.seal import of_refused
 from relay.cli.main import app
 from relay.config import load
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid, SealBroken
-from relay.intake import sources_of
 from relay.records import NS, Request
 from relay.source import sample_request
 

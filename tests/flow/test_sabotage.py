@@ -11,7 +11,7 @@ from relay import config as configuration
 from relay.app import create_app
 from relay.buffer import keys
 from relay.buffer.lanes import Lane, Settlement
-from relay.intake import sources_of
+from relay.configured import sources_of
 from relay.source import sample_request
 from worker import jobs
 from worker.delivery import Courier

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from relay.config import load
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid
-from relay.intake import sources_of
 from worker import jobs
 
 

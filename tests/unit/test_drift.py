@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from relay import intake
+from relay import configured, intake
 from relay.buffer.drift import NAME, Account, Finding, Seen
 from relay.buffer.lanes import Claimed
 from relay.cli.drift import VANISHED_MS, VANISHED_ROWS, Report, report
@@ -157,7 +157,7 @@ def test_a_row_that_goes_again_is_not_looked_at_again():
 
 def test_the_rows_of_samples_of_a_documented_vendor_leave_nothing():
     vendor = intake.vendor_of("woocommerce", {})
-    source = intake.Source("shop", vendor, ("x",), {}, {"warehouse": 1}, kind="woocommerce")
+    source = configured.Source("shop", vendor, ("x",), {}, {"warehouse": 1}, kind="woocommerce")
     reader, codec, kept = Reader(lambda ids: {i: source.schemas[i] for i in ids}), Codec(), Kept()
     watch = Watch(kept, {"shop"})
     for number, make in enumerate(vendor.samples.values()):

@@ -20,8 +20,9 @@ import redis
 import yaml
 
 from relay.config import Settings, load
+from relay.configured import sources_of
 from relay.errors import ConfigInvalid, RelayError
-from relay.intake import handshake, sources_of, webhook
+from relay.intake import handshake, webhook
 from relay.kinds import kinds
 from relay.publickeys import ED25519, Ring, Signed
 from relay.records import Codec

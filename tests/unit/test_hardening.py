@@ -9,7 +9,7 @@ import time
 import msgspec
 import pytest
 
-from relay import intake
+from relay import configured, intake
 from relay.buffer.commit import IN_FLIGHT, Committer
 from relay.config import load
 from relay.errors import BufferUnavailable, ConfigInvalid, Unauthenticated
@@ -115,7 +115,7 @@ def test_a_verified_body_that_cannot_be_read_is_kept_without_the_secret_in_it(tm
         "sources:\n  erp:\n    kind: custom\n    secrets: [planted-secret]\n    verify: {token: {field: key}}\n"
         "    type: body.type\n    tables: [{table: things, key: id}]\n"
     )
-    source = intake.sources_of(load(path, tmp_path))["erp"]
+    source = configured.sources_of(load(path, tmp_path))["erp"]
     request = Request("POST", "", {}, b'{"key":"planted-secret","type":{"not":"text"},"id":1}')
     accepted = intake.webhook(source, request, NOW, Codec(), limit=10_000)
     (offer,) = accepted.delivery.offers
@@ -133,7 +133,7 @@ def test_a_number_of_lanes_that_cannot_be_served_is_refused_by_name(tmp_path, la
         f"destinations:\n  warehouse: {{kind: sqlite, lanes: {lanes}}}\n"
     )
     with pytest.raises(ConfigInvalid, match=r"relay\.yaml:6: destinations\.warehouse\.lanes"):
-        intake.sources_of(load(path, tmp_path))
+        configured.sources_of(load(path, tmp_path))
 
 
 def test_a_page_of_angle_brackets_instead_of_an_answer_is_read_at_once():

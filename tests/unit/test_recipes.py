@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from relay import catalogue, intake, recipes
+from relay import catalogue, configured, intake, recipes
 from relay.config import load
 from relay.errors import ConfigInvalid
 from relay.records import NS, Event, Request, Type
@@ -117,9 +117,9 @@ def test_a_source_of_a_recipe_is_configured_as_any_other(tmp_path: Any) -> None:
     with pytest.raises(
         ConfigInvalid, match=r"relay.yaml:3: sources.bad.kind: there is no kind 'snapchit'; known: .*snapchat"
     ):
-        intake.sources_of(config)
+        configured.sources_of(config)
     path.write_text("sources:\n  leads: {kind: snapchat, secrets: [s3cret]}\n")
-    source = intake.sources_of(load(path, tmp_path))["leads"]
+    source = configured.sources_of(load(path, tmp_path))["leads"]
     assert (source.kind, source.vendor.title) == ("snapchat", "Snapchat lead generation")
     assert source.vendor.tables["leads"].columns["create_time"] == Type.INSTANT
 
@@ -170,7 +170,7 @@ BLOCKS = [
 def test_what_the_documentation_shows_can_be_used(page: str, number: int, block: str, tmp_path: Path) -> None:
     path = tmp_path / "relay.yaml"
     path.write_text(block)
-    assert intake.sources_of(load(path, tmp_path))
+    assert configured.sources_of(load(path, tmp_path))
 
 
 def test_the_documentation_shows_something() -> None:

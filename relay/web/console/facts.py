@@ -14,7 +14,7 @@ from relay.buffer import destinations, keys, ledger
 from relay.buffer.lanes import lane_states
 from relay.buffer.refused import Account, Accounts
 from relay.config import Config
-from relay.intake import Source
+from relay.configured import Source
 
 #: What was refused or rests longer ago than this is no news.
 RECENT_MS: Final = 24 * 3600 * 1000

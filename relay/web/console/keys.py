@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, request
 
-from relay import intake
+from relay import configured
 from relay.buffer.registry import KINDS, Registry
 from relay.errors import ConfigInvalid
 from relay.pushes import client_of
@@ -36,7 +36,7 @@ def create_key() -> Response:
     try:
         client, days = _number(form.get("client", "")), min(_number(form.get("days", "")), _MOST_DAYS)
         if kind == "import" and client:  # a key with which nothing could be pushed is better not handed out
-            client_of(config, intake.sources_of(config).values(), client, registry.prefix)
+            client_of(config, configured.sources_of(config).values(), client, registry.prefix)
         key = registry.create(kind, client, name=name, tables=tables, networks=networks, days=days)
     except ConfigInvalid as error:
         return _page(400, wrong=sentence(str(error)), given=form)
