@@ -43,8 +43,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")
 _BUCKET_DIGITS: Final = 3
 _SUBNET: Final = 64
 _TOKEN_BYTES: Final = 32
-#: One hash takes 64 MiB and a fifth of a second of a core: few at once, and few threads that wait for it, since
-#: deliveries need the others.
+#: One hash takes 64 MiB and a good part of a second of a core: few at once, and few threads that wait for it,
+#: since deliveries need the others.
 _AT_ONCE: Final = 2
 _WAITING: Final = 4
 _WAIT_S: Final = 5.0

@@ -143,7 +143,7 @@ vendor = Vendor(
         "what is deleted for good, and a message or comment that is deleted, sends nothing",
     ),
     proof="documented: by Front's pages; the hashes pass vectors of Paddle and of RFC 2202, written in its form",
-    # A rule's webhook is never tried again, an app's three times, https://dev.frontapp.com/docs/webhooks-1.
+    # A rule's webhook is said never to be tried again, an app's three times; not read in Front's own pages.
     fragile=True,
 )
 

@@ -18,8 +18,9 @@ from typing import Any, Final
 import msgspec
 
 from relay.errors import ConfigInvalid, MalformedPayload, Unauthenticated
+from relay.mechanisms import Keyed, Place
 from relay.records import Event, Record, Request, Table, Type, encode_json, instant_ns
-from relay.signatures import Hmac, Timestamp, Verifier, key_bytes, with_headers
+from relay.signatures import Hmac, Timestamp, Verifier, with_headers
 from relay.source import FETCHED, Fetch, Sample, Setting, Vendor, api, table
 
 _CLOCK: Final = "occurredAt (milliseconds)"
@@ -120,7 +121,7 @@ class SignedV3(Hmac):
         return super()._message(msgspec.structs.replace(request, url=url), stamp)
 
 
-class PlainHash(Hmac):
+class PlainHash(Keyed):
     """The older versions: SHA-256 of secret and message, not keyed, not timed; only where a setting asks.
 
     Whoever has one such hash can make that of a longer message. What is longer begins with the same body and goes
@@ -130,7 +131,8 @@ class PlainHash(Hmac):
     _VERSION: Final = "x-hubspot-signature-version"
 
     def __init__(self, version: str) -> None:
-        super().__init__("X-HubSpot-Signature", message="{body}" if version == "v1" else "{method}{url}{body}")
+        message = "{secret}{body}" if version == "v1" else "{secret}{method}{url}{body}"
+        super().__init__(Place(header="X-HubSpot-Signature"), plain_hash=True, message=message)
         self._version = version
         self.scheme = f"sha256 hex of secret{'' if version == 'v1' else ', method, url'} and body ({version})"
 
@@ -143,9 +145,6 @@ class PlainHash(Hmac):
     def sign(self, request: Request, secret: str, now: int) -> Request:
         """See `relay.signatures.Verifier`."""
         return with_headers(super().sign(request, secret, now), {self._VERSION: self._version})
-
-    def _digest(self, secret: str, message: bytes) -> str:
-        return hashlib.sha256(key_bytes(secret, "utf8") + message).hexdigest()
 
 
 def verifier(settings: Mapping[str, Any]) -> Verifier:

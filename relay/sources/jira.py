@@ -98,7 +98,7 @@ vendor = Vendor(
         "events of bulk changes come up to a quarter of an hour late",
     ),
     proof="vector: atlassian.docs",
-    # Jira Cloud tries again five times, five to fifteen minutes apart: the first page above.
+    # Jira Cloud is said to try again five times, five to fifteen minutes apart.
     fragile=True,
 )
 

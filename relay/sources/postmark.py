@@ -124,10 +124,10 @@ vendor = Vendor(
         "nothing is signed: whoever knows the credentials can send any event",
         "a custom header is not sent with received mails; these need HTTP Basic",
         "of an attachment only its name, type and size become a row",
-        "what is answered with an error is tried six times within an hour, what with a 401 or 403 never again",
+        "what is answered with an error is said to be tried six times in an hour, after 401 or 403 never",
     ),
     proof="documented: a user and a password, by the vendor's page; HTTP Basic itself passes RFC 7617's examples",
-    # Six tries in 51 minutes, none after most of 4xx, and a pause for a trigger that keeps failing: `docs`.
+    # Few tries within an hour, and a pause for a trigger that keeps failing.
     fragile=True,
 )
 

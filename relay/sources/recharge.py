@@ -12,13 +12,13 @@ A retry is sent for two days, and may be two days old: hence the width of the wi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from relay.errors import ConfigInvalid, Unauthenticated
+from relay.errors import ConfigInvalid
+from relay.mechanisms import Keyed, Place
 from relay.records import NS, Event, Record, Request, Table, instant_ns, instant_of_ns
-from relay.signatures import AnyOf, Hmac, Timestamp, Verifier, key_bytes, same, with_headers
+from relay.signatures import AnyOf, Hmac, Timestamp, Verifier
 from relay.source import Reply, Sample, Setting, Vendor, table
 
 _CLOCK: Final = "updated_at, in seconds, else created_at; a deletion's receipt"
@@ -108,30 +108,8 @@ _LINES: Final = {"charge": CHARGE_LINES, "order": ORDER_LINES}
 _STATES: Final = ("queued", "pending", "skipped", "error", "success", "partially_refunded", "refunded")
 
 
-class PlainHash:
-    """The older scheme: a hash of the secret and the body behind it."""
-
-    scheme = "sha256 hex of the secret and {body}"
-    header: Final = "x-recharge-hmac-sha256"
-
-    def verify(self, request: Request, secrets: tuple[str, ...], now: int) -> None:  # noqa: ARG002 - untimed
-        """See `Verifier`."""
-        value = request.headers.get(self.header, "").lower()
-        if not value:
-            raise Unauthenticated(f"no {self.header} header", reason="signature_missing")
-        fits = False
-        for secret in secrets:
-            fits |= secret != "" and same(self._digest(request, secret), value)
-        if not fits:
-            raise Unauthenticated("no secret fits the signature", reason="signature_wrong")
-
-    def sign(self, request: Request, secret: str, now: int) -> Request:  # noqa: ARG002 - untimed
-        """See `Verifier`."""
-        return with_headers(request, {self.header: self._digest(request, secret)})
-
-    @staticmethod
-    def _digest(request: Request, secret: str) -> str:
-        return hashlib.sha256(key_bytes(secret, "utf8") + request.body).hexdigest()
+#: The older scheme: a hash of the secret and the body behind it, not a keyed one.
+PLAIN_HASH: Final = Keyed(Place(header="X-Recharge-Hmac-Sha256"), plain_hash=True, message="{secret}{body}")
 
 
 def _verifier(settings: Mapping[str, Any]) -> Verifier:
@@ -149,7 +127,7 @@ def _verifier(settings: Mapping[str, Any]) -> Verifier:
     legacy = settings["legacy_hash"]
     if not isinstance(legacy, bool):
         raise ConfigInvalid(f"legacy_hash is true or false, not {legacy!r}")
-    return AnyOf(signed, PlainHash()) if legacy else signed
+    return AnyOf(signed, PLAIN_HASH) if legacy else signed
 
 
 def _type(_request: Request, data: Any) -> str:

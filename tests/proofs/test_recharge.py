@@ -15,7 +15,7 @@ import stripe
 from relay.errors import Unauthenticated
 from relay.records import NS, Request
 from relay.signatures import with_headers
-from relay.sources.recharge import PlainHash, vendor
+from relay.sources.recharge import PLAIN_HASH, vendor
 from tests.contracts.sources import NOW
 
 SECRET = "recharge-client-secret-Ümläut"
@@ -37,7 +37,7 @@ def hubspot_accepts(request: Request, secret: str = SECRET) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from hubspot.utils.signature import Signature  # it warns on import
-    signature = request.headers[PlainHash.header]
+    signature = request.headers[PLAIN_HASH.header]
     return bool(Signature.is_valid(signature, secret, request.body.decode(), signature_version="v1"))
 
 
@@ -46,7 +46,7 @@ def signed() -> Request:
 
 
 def hashed() -> Request:
-    return PlainHash().sign(PLAIN, SECRET, NOW)
+    return PLAIN_HASH.sign(PLAIN, SECRET, NOW)
 
 
 def test_stripes_library_accepts_what_we_sign() -> None:
@@ -80,4 +80,4 @@ def test_what_is_changed_behind_a_hash_is_refused_by_both() -> None:
     for request, secret in ((longer, SECRET), (hashed(), "another")):
         assert not hubspot_accepts(request, secret)
         with pytest.raises(Unauthenticated):
-            PlainHash().verify(request, (secret,), NOW)
+            PLAIN_HASH.verify(request, (secret,), NOW)

@@ -9,13 +9,13 @@ import pytest
 from relay.errors import ConfigInvalid, Unauthenticated
 from relay.records import NS, Request
 from relay.signatures import with_headers
-from relay.sources.recharge import PlainHash, vendor
+from relay.sources.recharge import PLAIN_HASH, vendor
 from tests.contracts.sources import NOW
 
 SECRET = "client-secret"
 PLAIN = Request("POST", "https://relay.example/", {}, b'{"charge":{"id":1}}')
 STRICT, LENIENT = (vendor.verifier({"legacy_hash": legacy}) for legacy in (False, True))
-HASHED = PlainHash().sign(PLAIN, SECRET, NOW)
+HASHED = PLAIN_HASH.sign(PLAIN, SECRET, NOW)
 
 
 def test_the_older_scheme_is_accepted_only_where_it_is_allowed() -> None:
