@@ -46,7 +46,7 @@ def everything(path: Path):
         ),
         ("sources:\n  shop:\n    kind: shopify\n    colour: red\n", 4, "colour: unknown setting of kind shopify"),
         ("sources:\n  Shop: {kind: shopify}\n", 1, "'Shop' is not a name"),
-        ("destinations:\n  w: {kind: oracle}\n", 2, "there is no kind 'oracle'; known: import_api"),
+        ("destinations:\n  w: {kind: oracle}\n", 2, "there is no kind 'oracle'; known: dlt, import_api"),
         ("destinations:\n  w:\n    kind: sqlite\n    colour: red\n", 4, "destinations.w.colour: unknown setting"),
         ("destinations:\n  archive: {kind: sqlite}\n", 1, "the name archive is the relay's own"),
         ("linger_ms: soon\n", 1, "linger_ms"),

@@ -1,0 +1,93 @@
+"""From a webhook to a warehouse that dlt loads, DuckDB, through the version fence: newer wins, deletes, sets."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+import redis
+import yaml
+
+from relay.app import create_app
+from relay.buffer import keys, ledger
+from relay.buffer.lanes import Lane
+from relay.config import load
+from worker import jobs
+from worker.delivery import Courier
+from worker.drain import Pace, drain
+
+pytestmark = pytest.mark.filterwarnings("default")  # dlt and what it brings warn of one another
+
+ORDERS = {
+    "when": "type=='order'", "table": "orders", "key": ["id"], "version": "at",
+    "columns": {"id": "id", "note": "note"},
+    "children": {"lines": {"key": ["sku"]}},
+}  # fmt: skip
+LANE = "lake/0/1"
+
+
+class Lake:
+    """A relay with one described source, and a drain of its only lane."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.client, self.folder, self.tokens = redis.Redis.from_url(url), folder, itertools.count()
+        erp = {
+            "kind": "custom", "secrets": ["k"], "verify": {"token": {"header": "X-Key"}}, "type": "body.type",
+            "tables": [ORDERS], "to": "lake",
+        }  # fmt: skip
+        block = {"kind": "dlt", "warehouse": "duckdb", "credentials": str(folder / "w.duckdb"), "deletes": "mark"}
+        path = folder / "relay.yaml"
+        settings = {"redis_url": url, "linger_ms": 0, "archive_days": 0}
+        path.write_text(yaml.safe_dump({**settings, "sources": {"erp": erp}, "destinations": {"lake": block}}))
+        self.config = load(path, folder)
+        self.web = create_app(self.config).test_client()
+
+    def post(self, at: int, *skus: str, **more: object) -> None:
+        body = {"type": "order", "id": 1, "at": f"2026-01-01T00:00:{at:02d}Z", "note": f"n{at}", **more}
+        body["lines"] = [{"sku": sku, "at": at} for sku in skus]
+        answer = self.web.post("/hooks/erp", data=json.dumps(body), headers={"X-Key": "k"})
+        assert answer.status_code == 202, answer.text
+
+    def drain(self) -> None:
+        destination = jobs.open_destination(self.config, "lake")
+        lane = Lane(self.client, LANE, f"t{next(self.tokens)}")
+        courier = Courier(lane, destination)
+        until = time.monotonic() + 60
+        queue = keys.queue(LANE, "erp")
+        drain(
+            lane, courier.read, courier, pace=Pace(0, 100, 1000), others_wait=lambda: False,
+            stopping=lambda: time.monotonic() > until or not self.client.zcard(queue),
+        )  # fmt: skip
+        destination.close()
+
+    def rows(self, table: str, columns: str) -> list[tuple[object, ...]]:
+        with duckdb.connect(str(self.folder / "w.duckdb")) as db:
+            return db.execute(f"SELECT {columns} FROM rowhook.{table} ORDER BY 1, 2").fetchall()
+
+
+@pytest.fixture
+def lake(redis_url: str, tmp_path: Path) -> Lake:
+    return Lake(redis_url, tmp_path)
+
+
+def test_newer_wins_in_any_order_and_a_line_that_is_gone_is_marked(lake: Lake) -> None:
+    lake.post(5, "a", "b")
+    lake.post(3, "a", "c")
+    lake.drain()
+    assert lake.rows("erp_orders", "id, note") == [("1", "n5")]
+    assert lake.rows("erp_orders_lines", "sku, _relay_deleted_at IS NULL") == [("a", True), ("b", True)]
+    lake.post(4, "d")  # late
+    lake.post(6, "b")
+    lake.drain()
+    assert lake.rows("erp_orders", "id, note") == [("1", "n6")]
+    assert lake.rows("erp_orders_lines", 'sku, _relay_deleted_at IS NULL, "at"') == [
+        ("a", False, 5),
+        ("b", True, 6),
+    ]
+    assert ledger.audit(lake.client, deep=True) == []
+    states = ledger.read(lake.client).records["erp", "lake", "erp_orders"]
+    assert {s: n for s, n in states.items() if n} == {"emitted": 4, "stored": 2, "superseded": 2}

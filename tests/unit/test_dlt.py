@@ -1,0 +1,202 @@
+"""The destination `dlt` against a real warehouse, DuckDB: what arrives, how faults are told apart, what stays."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from relay.errors import Permanent, Refused, Transient
+from tests.contracts.destinations import START, gone, item, row
+from tests.servers.import_case import everything_of
+from worker.destination import STORED, Batch, TableSpec
+from worker.destinations.dlt import Dlt, DltSettings
+
+pytestmark = pytest.mark.filterwarnings("default")  # dlt and what it brings warn of one another
+
+SPEC = TableSpec(
+    "shop_orders",
+    ("id",),
+    (),
+    {"id": "id", "total": "money", "n": "int", "at": "instant", "tags": "json", "ok": "bool", "note": "text"},
+)
+Make = Callable[..., Dlt]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    opened: list[Dlt] = []
+
+    def build(**changes: Any) -> Dlt:
+        block = {"kind": "dlt", "warehouse": "duckdb", "credentials": str(tmp_path / "w.duckdb"), **changes}
+        destination = Dlt("lake", DltSettings.model_validate(block), tmp_path)
+        opened.append(destination)
+        return destination
+
+    yield build
+    for destination in opened:
+        destination.close()
+
+
+def rows(folder: Path, table: str = "shop_orders", dataset: str = "rowhook") -> list[dict[str, Any]]:
+    """What a user of the warehouse sees, by key."""
+    with duckdb.connect(str(folder / "w.duckdb")) as db:
+        db.execute("SET TimeZone = 'UTC'")
+        cursor = db.execute(f"SELECT * FROM {dataset}.{table} ORDER BY id")
+        names = [column[0] for column in cursor.description]
+        return [
+            {n: v for n, v in zip(names, cells, strict=True) if not n.startswith("_dlt_")}
+            for cells in cursor.fetchall()
+        ]
+
+
+def deliver(destination: Dlt, *items: Any, spec: TableSpec = SPEC) -> list[Any]:
+    return destination.deliver(Batch(spec, items))
+
+
+def test_rows_arrive_typed_and_are_replaced_whole(make: Make, tmp_path: Path) -> None:
+    lake = make()
+    first = row(
+        1,
+        id=7,
+        total="19.90",
+        n=5,
+        at="2026-03-04T13:30:00.5+01:00",
+        tags={"a": [Decimal("1.50")]},
+        ok=True,
+        note="x",
+    )
+    assert deliver(lake, first, row(1, id="8", note="y")) == [STORED, STORED]
+    seven, eight = rows(tmp_path)
+    assert (seven["id"], seven["total"], seven["n"], seven["ok"]) == ("7", Decimal("19.90"), 5, True)
+    assert seven["at"] == dt.datetime(2026, 3, 4, 12, 30, 0, 500_000, dt.UTC)
+    assert seven["tags"] == '{"a":[1.50]}'
+    assert (seven["_relay_version"], seven["_relay_source"], seven["_relay_test"]) == (
+        first.version,
+        "shop",
+        False,
+    )
+    assert seven["_relay_received_at"] == dt.datetime.fromtimestamp(START + 1, dt.UTC)
+    assert deliver(lake, row(2, id=7, total="1")) == [STORED]
+    again, other = rows(tmp_path)
+    assert (again["id"], again["total"], again["note"], again["n"]) == ("7", Decimal(1), None, None)
+    assert other == eight
+
+
+def test_a_value_that_does_not_fit_its_type_stands_beside_it_as_it_was_sent(make: Make, tmp_path: Path) -> None:
+    deliver(make(), row(1, id=1, n=2**70, total="1.1234567890123", at="soon", ok="perhaps"))
+    (one,) = rows(tmp_path)
+    assert (one["n"], one["total"], one["at"], one["ok"]) == (None, None, None, None)
+    assert (one["n__text"], one["total__text"]) == (str(2**70), "1.1234567890123")
+    assert (one["at__text"], one["ok__text"]) == ("soon", "perhaps")
+
+
+def test_columns_that_nobody_declared_keep_their_values(make: Make, tmp_path: Path) -> None:
+    lake = make()
+    deliver(lake, row(1, id=1, size=3, rate=Decimal("0.5"), big=10**30, deep={"a": 1}))
+    deliver(lake, row(1, id=2, size="large"))
+    one, two = rows(tmp_path)
+    assert (one["size"], one["rate"], one["big"], one["deep"]) == (3, Decimal("0.5"), str(10**30), '{"a":1}')
+    assert (two["size"], two["size__v_text"]) == (None, "large")
+
+
+@pytest.mark.parametrize(("deletes", "note"), [("blank", None), ("mark", "x"), ("keep", "x")])
+def test_a_deleted_row_is_what_the_setting_says(
+    make: Make, tmp_path: Path, deletes: str, note: str | None
+) -> None:
+    lake = make(deletes=deletes)
+    assert lake.marks == (deletes == "mark")
+    deliver(lake, row(1, id=1, note="x"))
+    held = {"note": "x"} if lake.marks else {}  # what the fence hands over
+    assert deliver(lake, gone(2, id=1, **held)) == [STORED]
+    (one,) = rows(tmp_path)
+    assert (one["id"], one["note"]) == ("1", note)
+    assert (one["_relay_deleted_at"] is None) == (deletes == "keep")
+
+
+def test_a_key_without_a_type_has_one_form(make: Make, tmp_path: Path) -> None:
+    lake, spec = make(), TableSpec("shop_tags", ("id",), (), {})
+    deliver(lake, row(1, id=1), spec=spec)
+    deliver(lake, row(2, id="1", note="b"), spec=spec)
+    assert [(one["id"], one["note"]) for one in rows(tmp_path, "shop_tags")] == [("1", "b")]
+
+
+def test_a_key_that_is_not_of_its_type_is_refused_by_name(make: Make) -> None:
+    spec = TableSpec("shop_things", ("n",), (), {"n": "int"})
+    with pytest.raises(Permanent, match="'n' is part of the key"):
+        deliver(make(), row(1, n="seven"), spec=spec)
+
+
+def test_columns_that_would_become_one_are_refused_by_name(make: Make) -> None:
+    with pytest.raises(Permanent, match="would be one here, 'order_id'"):
+        deliver(make(), row(1, id=1, orderId=1, order_id=2))
+
+
+def test_a_warehouse_that_cannot_be_opened_is_tried_again(make: Make, tmp_path: Path) -> None:
+    lake = make(credentials=str(tmp_path / "no" / "such" / "folder" / "w.duckdb"))
+    with pytest.raises(Transient):
+        lake.ping()
+    with pytest.raises(Transient):
+        deliver(lake, row(1, id=1))
+
+
+def test_no_fault_says_the_credentials(make: Make) -> None:
+    lake = make(warehouse="postgres", credentials="postgresql://me:hunter2@127.0.0.1:1/db")
+    for work in (lake.ping, lake.tables, lambda: deliver(lake, row(1, id=1))):
+        with pytest.raises((Transient, Refused)) as caught:
+            work()
+        assert "hunter2" not in everything_of(caught.value)
+
+
+@pytest.mark.parametrize("warehouse", ["nosuch", "snowflake"])
+def test_a_warehouse_that_is_not_known_or_not_installed_is_refused(make: Make, warehouse: str) -> None:
+    with pytest.raises(Refused, match=warehouse):
+        make(warehouse=warehouse, credentials=None).ping()
+
+
+def test_a_load_that_fails_leaves_nothing_that_would_be_sent_later(make: Make, tmp_path: Path) -> None:
+    lake = make()
+    deliver(lake, row(1, id=1, note="first"))
+    with duckdb.connect(str(tmp_path / "w.duckdb")) as held:  # another writer has the file
+        held.execute("CREATE TABLE rowhook.mine (a INT)")
+        held.execute("DROP TABLE rowhook._dlt_loads")
+    with pytest.raises((Transient, Permanent)):
+        deliver(lake, row(2, id=1, note="lost"), row(2, id=2))
+    with duckdb.connect(str(tmp_path / "w.duckdb")) as db:
+        db.execute("DROP SCHEMA rowhook CASCADE")
+        db.execute("DROP SCHEMA IF EXISTS rowhook_staging CASCADE")
+    assert deliver(lake, row(3, id=1, note="newest")) == [STORED]
+    assert [(one["id"], one["note"]) for one in rows(tmp_path)] == [("1", "newest")]
+
+
+def test_tables_are_counted_and_nothing_stays_on_this_machine(make: Make, tmp_path: Path) -> None:
+    lake = make()
+    assert lake.tables() == []
+    deliver(lake, row(1, id=1), row(1, id=2), gone(2, id=3))
+    other = make()
+    (info,) = other.tables()
+    assert (info.name, info.rows, info.deleted) == ("shop_orders", 2, 1)
+    assert info.columns["total"] == "decimal"
+    assert json.dumps(info.last_received_at).startswith('"2026-11-21T00:00:02')
+    lake.close()
+    other.close()
+    assert not any((tmp_path / "dlt" / "lake").glob(f"{os.getpid()}-*"))
+
+
+def test_what_a_dead_process_left_is_removed(make: Make, tmp_path: Path) -> None:
+    left = tmp_path / "dlt" / "lake" / "99999999-x" / "rowhook_lake"
+    left.mkdir(parents=True)
+    make().ping()
+    assert not left.exists()
+
+
+def test_only_rows_and_tombstones_are_taken(make: Make) -> None:
+    with pytest.raises(Permanent, match="set"):
+        deliver(make(), item("set", {"id": 1}, 1))

@@ -1,0 +1,343 @@
+"""Any warehouse that dlt loads: BigQuery, Snowflake, Redshift, Databricks, ClickHouse, DuckDB and others.
+
+https://dlthub.com/docs/dlt-ecosystem/destinations/ · https://dlthub.com/docs/general-usage/merge-loading
+
+Each batch is one load of dlt with the write disposition `merge`: rows with equal keys are replaced whole. Such a
+load knows no versions, so `worker.delivery` keeps a version fence before it, and a tombstone is a column. dlt
+keeps unsent packages in a folder and would send them by itself the next time, after newer ones may have gone: so
+that folder is thrown away with each failure and each process. What dlt must know of the tables, it reads back from
+the warehouse.
+
+dlt is an extra, `pip install 'rowhook[dlt]'`, with what the warehouse needs besides (`dlt[snowflake]`). Shown with
+DuckDB; of the others only dlt's own word is known.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import Field, SecretStr
+
+from relay.errors import DeliveryError, Permanent, Refused, Transient
+from relay.records import Type, arrival_instant, version_instant
+from worker.columns.layout import Dialect
+from worker.columns.values import ENCODERS, as_text
+from worker.destination import STORED, Batch, Destination, Item, Limits, Settings, TableInfo, Verdict
+from worker.wire import one_line, scrub
+
+_Answer = TypeVar("_Answer")
+#: The dlt type of a declared column. JSON stays text: dlt would make text of the numbers in it.
+_TYPES: Final[Mapping[str, dict[str, Any]]] = {
+    Type.ID: {"data_type": "text"},
+    Type.TEXT: {"data_type": "text"},
+    Type.JSON: {"data_type": "text"},
+    Type.INT: {"data_type": "bigint"},
+    Type.BOOL: {"data_type": "bool"},
+    Type.INSTANT: {"data_type": "timestamp", "precision": 6},
+    Type.NUMBER: {"data_type": "decimal", "precision": 38, "scale": 9},
+    Type.MONEY: {"data_type": "decimal", "precision": 38, "scale": 9},
+}
+_TEXT, _MOMENT = _TYPES[Type.TEXT], _TYPES[Type.INSTANT]
+_OWN: Final = {
+    "_relay_source": _TEXT, "_relay_event": _TEXT, "_relay_version": _TEXT, "_relay_received_at": _MOMENT,
+    "_relay_deleted_at": _MOMENT, "_relay_test": _TYPES[Type.BOOL],
+}  # fmt: skip
+#: Digits that the decimal type has before and after the point.
+_WHOLE, _FRACTION = 29, 9
+_DIALECT: Final = Dialect(fold=str.lower)
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_CREDENTIALS_IN_URL: Final = re.compile(r"//[^/@\s]*@")
+_FOLDER: Final = "dlt"
+_COUNTS: Final = (
+    "SELECT count(*) - count(_relay_deleted_at), count(_relay_deleted_at), max(_relay_received_at) FROM"
+)
+
+
+class DltSettings(Settings):
+    """A destination of kind `dlt`."""
+
+    warehouse: str = Field(description="dlt's name of it: `duckdb`, `bigquery`, `snowflake`, …")
+    credentials: SecretStr | None = Field(
+        None, description="A connection string as dlt takes it; else dlt looks in its own environment variables."
+    )
+    dataset: str = Field("rowhook", description="The dataset or schema that the tables are made in.")
+    deletes: Literal["blank", "mark", "keep"] = Field(
+        "blank",
+        description="A deleted row: its key and _relay_deleted_at; mark: its last columns too; keep: as it was.",
+    )
+    unknown_hold_s: float = Field(300.0, gt=0, description="Rest after a load whose outcome is unknown.")
+
+
+class Dlt(Destination):
+    """Merges batches by dlt."""
+
+    Settings = DltSettings
+    conditional: ClassVar[bool] = False
+    limits = Limits(records=10_000)
+
+    def __init__(self, name: str, settings: DltSettings, data_dir: Path) -> None:
+        super().__init__(name, settings, data_dir)
+        self.marks = settings.deletes == "mark"
+        # dlt takes the process's signals for itself in the main thread, and thinks by thread.
+        self._thread = ThreadPoolExecutor(1, "dlt")
+        self._home: Path | None = None
+        self._pipeline: Any = None
+
+    def deliver(self, batch: Batch) -> list[Verdict]:
+        """See `Destination`; a load is over once dlt says that the merge was done."""
+        deletes = self.settings.deletes
+        sent = [item for item in batch.items if deletes != "keep" or item.op == "row"]
+        if sent:
+            rows, hints = rows_of(batch, sent, deletes)
+            self._run(lambda: self._load(batch, rows, hints))
+        return [STORED] * len(batch.items)
+
+    def ping(self) -> None:
+        """Connect; stores nothing."""
+        self._run(lambda: self._ask("SELECT 1"))
+
+    def tables(self) -> list[TableInfo]:
+        """What the relay made here, as dlt's schema has it; counts are exact, so this reads each table."""
+        return self._run(self._tables)
+
+    def close(self) -> None:
+        """Forget what dlt keeps on this machine."""
+        self._thread.shutdown()
+        self._drop()
+
+    # --- in dlt's thread ----------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[], _Answer]) -> _Answer:
+        return self._thread.submit(self._translated, work).result()
+
+    def _translated(self, work: Callable[[], _Answer]) -> _Answer:
+        try:
+            return work()
+        except DeliveryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - drivers of all warehouses; each gets its consequence
+            self._drop()
+            raise self._consequence(error) from None
+
+    def _open(self) -> Any:
+        if self._pipeline is not None:
+            return self._pipeline
+        os.environ.setdefault("RUNTIME__DLTHUB_TELEMETRY", "false")
+        os.environ.setdefault("RUNTIME__LOG_LEVEL", "ERROR")
+        try:
+            import dlt
+            from dlt.common.destination import Destination as Warehouse
+        except ImportError:
+            raise Refused(
+                f"destination {self.name}: dlt is not installed here: pip install 'rowhook[dlt]'"
+            ) from None
+        folder = self.data_dir / _FOLDER / self.name
+        _sweep(folder)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._home = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
+        secret = self.settings.credentials
+        given = {"credentials": secret.get_secret_value()} if secret is not None else {}
+        self._pipeline = dlt.pipeline(
+            f"rowhook_{self.name}",
+            destination=Warehouse.from_reference(self.settings.warehouse, **given),
+            dataset_name=self.settings.dataset,
+            pipelines_dir=str(self._home),
+        )
+        return self._pipeline
+
+    def _drop(self) -> None:
+        self._pipeline = None
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+
+    def _load(self, batch: Batch, rows: list[dict[str, Any]], hints: dict[str, Any]) -> None:
+        pipeline = self._open()
+        import dlt
+
+        _check_names(hints.keys() | rows[0].keys(), dlt.Schema("names").naming.normalize_identifier)
+        resource = dlt.resource(
+            rows, name=batch.table.name, write_disposition="merge", primary_key=batch.table.key, columns=hints,
+            max_table_nesting=0,
+        )  # fmt: skip
+        pipeline.run(resource).raise_on_failed_jobs()
+
+    def _ask(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._open().sql_client() as client, client.execute_query(sql) as cursor:
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
+
+    def _tables(self) -> list[TableInfo]:
+        pipeline = self._open()
+        pipeline.sync_destination()
+        if not pipeline.schemas:
+            return []
+        schema = pipeline.default_schema
+        found = []
+        for table in schema.data_tables():
+            with pipeline.sql_client() as client:
+                name = client.make_qualified_table_name(table["name"])
+            ((rows, deleted, newest),) = self._ask(f"{_COUNTS} {name}")
+            columns = table["columns"].items()
+            types = {n: str(c.get("data_type", "")) for n, c in columns if not n.startswith(("_relay_", "_dlt_"))}
+            found.append(TableInfo(table["name"], rows, deleted, _utc(newest), types))
+        return sorted(found, key=lambda info: info.name)
+
+    def _consequence(self, error: Exception) -> DeliveryError:
+        """An error of dlt's by consequence; its words without credentials."""
+        from dlt.common.configuration.exceptions import ConfigurationException
+        from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
+        from dlt.destinations.exceptions import DestinationConnectionError
+        from dlt.load.exceptions import LoadClientJobFailed
+        from dlt.pipeline.exceptions import PipelineStepFailed
+
+        step = error.step if isinstance(error, PipelineStepFailed) else ""
+        causes = _causes(error)
+        words = f"{self.settings.warehouse}: {self._words(causes[-1] if step != 'load' else causes[0])}"
+        kinds = (ConfigurationException, InvalidDestinationReference, UnknownDestinationModule, ImportError)
+        if any(isinstance(cause, kinds) for cause in causes):
+            return Refused(words)
+        if any(isinstance(cause, DestinationConnectionError) for cause in causes):
+            return Transient(words, reason="away", unknown=step == "load")
+        if step in {"extract", "normalize"}:
+            return Permanent(words)
+        if any(isinstance(cause, LoadClientJobFailed) for cause in causes):
+            return Permanent(words)
+        return Transient(words, reason="load", unknown=step == "load")
+
+    def _words(self, error: BaseException) -> str:
+        text = f"{type(error).__name__}: {error}"
+        secret = self.settings.credentials
+        if secret is not None and secret.get_secret_value():
+            text = scrub(text, secret.get_secret_value())
+        return one_line(_CREDENTIALS_IN_URL.sub("//…@", text))
+
+
+destination = Dlt
+
+
+def rows_of(batch: Batch, items: Sequence[Item], deletes: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Records as dlt takes them, and the types of their columns.
+
+    A value that its declared type cannot hold stands as text in `<column>__text`, as in SQL destinations.
+
+    Raises:
+        Permanent: a record that is no row.
+    """
+    spec = batch.table
+    rows: list[dict[str, Any]] = [{} for _ in items]
+    kinds = {**_OWN, **{name: _TYPES[kind] for name, kind in spec.columns.items()}}
+    given = [_data(item, spec.key, deletes) for item in items]
+    for column in dict.fromkeys(name for data in given for name in data):
+        values = [data.get(column) for data in given]
+        declared = spec.columns.get(column)
+        if declared is None and column in spec.key:  # 1 and "1" are one row
+            declared = Type.TEXT
+        cells, misfits = _cells(values, declared) if declared else ([_as_it_is(v) for v in values], [])
+        if misfits and column in spec.key:
+            raise Permanent(f"{spec.name}: {column!r} is part of the key, and a value of it is no {declared}")
+        for row, cell in zip(rows, cells, strict=True):
+            row[column] = cell
+        for n in misfits:
+            kinds[f"{column}__text"] = _TEXT
+            rows[n][column], rows[n][f"{column}__text"] = None, as_text(values[n])
+    for row, item in zip(rows, items, strict=True):
+        at = version_instant(item.version)
+        row |= {
+            "_relay_source": item.source, "_relay_event": item.event, "_relay_version": item.version,
+            "_relay_received_at": arrival_instant(item.event), "_relay_test": item.test,
+            "_relay_deleted_at": None if item.op == "row" else at,
+        }  # fmt: skip
+    return rows, {name: dict(kind) for name, kind in kinds.items()}  # dlt writes into them
+
+
+def _data(item: Item, key: Sequence[str], deletes: str) -> dict[str, Any]:
+    if item.op not in {"row", "gone", "full_gone"}:
+        raise Permanent(f"dlt is handed no {item.op!r} record")
+    if item.op == "gone" and deletes == "blank":
+        return {name: item.data[name] for name in key if name in item.data}
+    return {name: value for name, value in item.data.items() if not name.startswith("_relay_")}
+
+
+def _cells(values: list[Any], declared: str) -> tuple[list[Any], list[int]]:
+    kind = {Type.ID: Type.TEXT, Type.MONEY: Type.NUMBER}.get(Type(declared), Type(declared))
+    encoded, misfits = ENCODERS[kind](values, _DIALECT)
+    if kind == Type.NUMBER:
+        numbers = [None if text is None else _decimal(text) for text in encoded]
+        return numbers, [n for n, value in enumerate(values) if value is not None and numbers[n] is None]
+    if kind == Type.INSTANT:
+        return [None if text is None else dt.datetime.fromisoformat(text) for text in encoded], misfits
+    return encoded, misfits
+
+
+def _decimal(text: str) -> Decimal | None:
+    """A number that the type holds digit for digit, else None."""
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    fits = isinstance(exponent, int) and -exponent <= _FRACTION and number.adjusted() < _WHOLE
+    return number if fits else None
+
+
+def _as_it_is(value: Any) -> Any:
+    """A value of a column that nobody declared; dlt puts a later one of another type into a column beside it."""
+    if isinstance(value, (dict, list)):
+        return as_text(value)
+    if isinstance(value, Decimal):
+        number = _decimal(str(value))
+        return number if number is not None else str(value)
+    if type(value) is int and not _LEAST <= value <= _MOST:
+        return str(value)
+    return value
+
+
+def _check_names(columns: Iterable[str], normalized: Callable[[str], str]) -> None:
+    """Raise where two columns would be one in the warehouse: one's values would be lost.
+
+    Raises:
+        Permanent: names both.
+    """
+    taken: dict[str, str] = {}
+    for column in columns:
+        other = taken.setdefault(normalized(column), column)
+        if other != column:
+            raise Permanent(f"the columns {other!r} and {column!r} would be one here, {normalized(column)!r}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what it came of, the last one first to have happened."""
+    found: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in found:
+        found.append(step)
+        step = getattr(step, "exception", None) or step.__cause__ or step.__context__
+    return found
+
+
+def _utc(moment: Any) -> str | None:
+    return moment.astimezone(dt.UTC).isoformat() if isinstance(moment, dt.datetime) else None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes left here that are gone."""
+    for home in folder.glob("*"):
+        pid = home.name.partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(home, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
