@@ -81,11 +81,6 @@ class Backlog:
         destination = jobs.open_destination(self._config, name)
         client = connect(self._url, timeout_s=30)
         lane_name = keys.lane_name(name, 0, 1)
-        queue = keys.queue(lane_name, "shop")
-
-        def waiting() -> int:
-            found: Any = client.zcard(queue)
-            return int(found)
 
         def run(left: int) -> float:
             lane = Lane(client, lane_name, f"bench{next(self._tokens)}")
@@ -96,17 +91,22 @@ class Backlog:
                 courier.read,
                 courier,
                 pace=drain.Pace(0, destination.limits.records, int(courier.hold_s * 1000)),
-                stopping=lambda: waiting() <= left,
+                stopping=lambda: self.pending(name) <= left,
                 others_wait=lambda: False,
             )
             spent = time.perf_counter() - started
-            if waiting() > left:
+            if self.pending(name) > left:
                 raise RuntimeError(
-                    f"{name}: {waiting()} events still wait, {client.hgetall(keys.lane(lane_name))}"
+                    f"{name}: {self.pending(name)} events still wait, {client.hgetall(keys.lane(lane_name))}"
                 )
             return spent
 
         return destination, run
+
+    def pending(self, name: str) -> int:
+        """Events that wait for a destination."""
+        found: Any = self.client.zcard(keys.queue(keys.lane_name(name, 0, 1), "shop"))
+        return int(found)
 
     def verify(self) -> None:
         """Raise where anything is left, or the ledger does not balance."""
@@ -114,6 +114,11 @@ class Backlog:
         faults = ledger.audit(self.client, deep=True)
         if held or faults:
             raise RuntimeError(f"{held} events are still held; {faults[:5]}")
+
+    def balances(self) -> None:
+        """Raise where the ledger does not balance."""
+        if faults := ledger.audit(self.client, deep=False):
+            raise RuntimeError(f"the ledger: {faults[:5]}")
 
     def expect(self, where: str, found: dict[str, int]) -> None:
         """Raise where a table does not hold all rows."""
