@@ -1,16 +1,77 @@
-"""How destinations are doing: their breakers, and those that a person paused."""
+"""How destinations are doing: their breakers, what waits in their lanes, and those that a person paused."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+import msgspec
 import redis as driver
 
 from relay.buffer import keys
+from relay.buffer.lanes import lane_states
 
 _SCAN = 500
+#: What waits for longer is late: the aim is a minute from the webhook to the committed row.
+LATE_MS: Final = 60_000
+
+
+class Lane(msgspec.Struct, frozen=True):
+    """One lane: how many events wait, since when the oldest (ms), who serves it, and why it rests."""
+
+    name: str
+    waits: int
+    oldest_ms: int
+    served: bool
+    rests_until_ms: int
+    why: str
+
+
+def lanes(client: driver.Redis, now_ms: int) -> dict[str, list[Lane]]:
+    """Every lane that ever held something, by destination; the archive's are among them."""
+    found: dict[str, list[Lane]] = {}
+    for name, state in lane_states(client).items():
+        until = int(state.get("hold_until") or 0)
+        lane = Lane(
+            name,
+            int(state["waiting"]),
+            _oldest(client, name) if state["waiting"] != "0" else 0,
+            bool(state.get("holder")) and int(state.get("until") or 0) > now_ms,
+            until if until > now_ms else 0,
+            state.get("why", ""),
+        )
+        found.setdefault(name.rsplit("/", 2)[0], []).append(lane)
+    return found
+
+
+def _oldest(client: driver.Redis, lane: str) -> int:
+    """When the oldest event of a lane came: arrival numbers are microseconds."""
+    sources: Any = client.smembers(keys.lane_sources(lane))
+    first = []
+    for source in sources:
+        head: Any = client.zrange(keys.queue(lane, source.decode()), 0, 0)
+        first += [int(arrival) // 1000 for arrival in head]
+    return min(first, default=0)
+
+
+def oldest_ms(lanes: Sequence[Lane]) -> int:
+    """When the oldest event that waits in any of these came; 0 where none waits."""
+    return min((lane.oldest_ms for lane in lanes if lane.oldest_ms), default=0)
+
+
+def state_of(standing: Mapping[str, str], lanes: Sequence[Lane], now_ms: int, *, stored: bool) -> tuple[str, str]:
+    """A word or two for people, and its tone: `good`, `bad`, `warn` or `idle`."""
+    if "paused" in standing:
+        return "paused by hand", "warn"
+    if int(standing.get("failures", 0)):
+        return "failing", "bad"
+    if any(lane.rests_until_ms for lane in lanes):
+        return "resting", "warn"
+    oldest = oldest_ms(lanes)
+    if oldest and now_ms - oldest > LATE_MS:
+        return "behind", "warn"
+    return ("delivering", "good") if stored else ("nothing yet", "idle")
 
 
 def standings(client: driver.Redis) -> dict[str, dict[str, str]]:

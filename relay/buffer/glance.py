@@ -17,6 +17,7 @@ from relay.buffer import keys, measures
 from relay.buffer.accept import DAY_S
 from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
 from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger, ledger_of
+from relay.config import Config
 
 _MS: Final = 1000
 
@@ -85,6 +86,15 @@ def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[st
         now_ms, ledger_of(ledger), held, own, letters, quarantined, marks, measures.read(measured), pulse, memory,
         standings, resting,
     )  # fmt: skip
+
+
+def lanes_of(config: Config) -> dict[str, list[str]]:
+    """The lanes of each configured destination, by their names."""
+    return {
+        name: [keys.lane_name(name, n, lanes) for n in range(lanes)]
+        for name in sorted(config.settings.destinations)
+        for lanes in [config.lanes(name)]
+    }
 
 
 def residuals(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:

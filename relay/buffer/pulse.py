@@ -156,6 +156,31 @@ def accounts(raw: Mapping[bytes, bytes]) -> Iterator[tuple[str, Account, list[in
             continue
 
 
+class Silence(msgspec.Struct, frozen=True):
+    """For how long a source has sent nothing (s); the limit by its rhythm, None while that is not known."""
+
+    source: str
+    seconds: int
+    limit: float | None
+    silent: bool
+
+
+def silences(raw: Mapping[bytes, bytes], events: Mapping[str, Mapping[str, int]], now_s: int) -> Iterator[Silence]:
+    """The silence of each source that ever sent something.
+
+    Args:
+        raw: the hash as it is.
+        events: of the ledger.
+        now_s: the time.
+    """
+    for name, account, pauses in accounts(raw):
+        silence = account.silence(events.get(name, {}).get("accepted", 0), now_s)
+        if silence is not None:
+            limit = account.limit(pauses, now_s)
+            silent = limit is not None and silence > 0 and account.silent(pauses, now_s)
+            yield Silence(name, silence, limit, silent)
+
+
 def looked(raw: Mapping[bytes, bytes]) -> int | None:
     """When the ticker last looked, in seconds since 1970."""
     text = raw.get(_LOOKED.encode(), b"")

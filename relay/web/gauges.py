@@ -20,9 +20,9 @@ from prometheus_client.registry import Collector as Base
 from redis.exceptions import RedisError
 
 from relay import __version__
-from relay.buffer import keys, measures, pulse
+from relay.buffer import measures, pulse
 from relay.buffer.bounds import Bounds
-from relay.buffer.glance import Glance, glance, residuals
+from relay.buffer.glance import Glance, glance, lanes_of, residuals
 from relay.buffer.ledger import EVENT_STATES
 from relay.config import Config
 from relay.telemetry import logger
@@ -168,11 +168,7 @@ class Collector(Base):
     def __init__(self, config: Config, bounds: Bounds, client: driver.Redis) -> None:
         self._bounds, self._client = bounds, client
         self._sources = sorted(config.settings.sources)
-        self._lanes = {
-            name: [keys.lane_name(name, n, lanes) for n in range(lanes)]
-            for name in sorted(config.settings.destinations)
-            for lanes in [config.lanes(name)]
-        }
+        self._lanes = lanes_of(config)
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, in the order of `DECLARED`."""
@@ -214,15 +210,13 @@ class Collector(Base):
     def _silence(self, seen: Glance) -> dict[str, Values]:
         now_s = seen.now_ms // _MS
         found = defaultdict[str, Values](dict)
-        for name, account, pauses in pulse.accounts(seen.pulse):
-            silence = account.silence(seen.ledger.events.get(name, {}).get("accepted", 0), now_s)
-            if name not in self._sources or silence is None:
+        for one in pulse.silences(seen.pulse, seen.ledger.events, now_s):
+            if one.source not in self._sources:
                 continue
-            found["rowhook_source_silence_seconds"][(name,)] = silence
-            limit = account.limit(pauses, now_s)
-            if limit is not None:
-                found["rowhook_source_silence_limit_seconds"][(name,)] = round(limit)
-                found["rowhook_source_silent"][(name,)] = silence > 0 and account.silent(pauses, now_s)
+            found["rowhook_source_silence_seconds"][(one.source,)] = one.seconds
+            if one.limit is not None:
+                found["rowhook_source_silence_limit_seconds"][(one.source,)] = round(one.limit)
+                found["rowhook_source_silent"][(one.source,)] = one.silent
         ticked = pulse.looked(seen.pulse)
         if ticked is not None:
             found["rowhook_worker_tick_timestamp_seconds"][()] = ticked

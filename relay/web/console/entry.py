@@ -11,8 +11,8 @@ from relay.buffer.admins import LONGEST, SHORTEST, Throttled
 from relay.errors import ConfigInvalid
 from relay.web.console import gate
 from relay.web.console.gate import COOKIE, FORM_COOKIE, bp, here, log, page, set_cookie
-from relay.web.console.words import sentence
 from relay.web.state import state
+from relay.words import sentence
 
 _FORM_TOKEN_BYTES: Final = 24
 

@@ -17,8 +17,9 @@ from relay.records import Codec, Meta, Packed, Record, records_of
 from relay.web.console import archive
 from relay.web.console.archive import NotHere
 from relay.web.console.gate import bp, here, page
-from relay.web.console.words import SHOWN, body, sentence
+from relay.web.console.words import SHOWN, body
 from relay.web.state import state
+from relay.words import sentence
 
 #: Events that are looked through in the buffer, and shown of a search.
 _LOOKED_AT: Final = 3_000

@@ -5,32 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final
 
 import msgspec
 import redis as driver
 
 from relay.buffer import destinations, keys, ledger
-from relay.buffer.lanes import lane_states
+from relay.buffer.destinations import Lane
+from relay.buffer.needs import RECENT_MS
 from relay.buffer.refused import Account, Accounts
 from relay.config import Config
 from relay.configured import Source
-
-#: What was refused or rests longer ago than this is no news.
-RECENT_MS: Final = 24 * 3600 * 1000
-#: Workers of any length of sleep are in RQ's own set.
-_WORKERS: Final = "rq:workers"
-
-
-class Lane(msgspec.Struct, frozen=True):
-    """One lane: how many events wait, since when the oldest (ms), who serves it, and why it rests."""
-
-    name: str
-    waits: int
-    oldest_ms: int
-    served: bool
-    rests_until_ms: int
-    why: str
 
 
 class SourceFacts(msgspec.Struct, frozen=True):
@@ -89,11 +73,6 @@ class Facts:
         self.accounts = Accounts(client).every()
         self.now_ms = int(time.time() * 1000)
 
-    def workers(self) -> int:
-        """Worker processes that RQ knows of."""
-        found: Any = self.client.scard(_WORKERS)
-        return int(found)
-
     def totals(self) -> tuple[Counter[str], Counter[str]]:
         """Events and records of all sources, by state."""
         events: Counter[str] = Counter()
@@ -131,7 +110,7 @@ class Facts:
     def destinations(self) -> list[DestinationFacts]:
         """Configured destinations, in the order of the settings."""
         standings = destinations.standings(self.client)
-        lanes = self._lanes()
+        lanes = destinations.lanes(self.client, self.now_ms)
         return [
             self._destination(name, str(block.get("kind", "")), standings.get(name, {}), lanes.get(name, []))
             for name, block in self._config.settings.destinations.items()
@@ -139,31 +118,7 @@ class Facts:
 
     def archive(self) -> int:
         """Events that wait to be written to the archive."""
-        return sum(lane.waits for lane in self._lanes().get(keys.ARCHIVE, []))
-
-    def _lanes(self) -> dict[str, list[Lane]]:
-        found: dict[str, list[Lane]] = {}
-        for name, state in lane_states(self.client).items():
-            until = int(state.get("hold_until") or 0)
-            lane = Lane(
-                name,
-                int(state["waiting"]),
-                self._oldest(name) if state["waiting"] != "0" else 0,
-                bool(state.get("holder")) and int(state.get("until") or 0) > self.now_ms,
-                until if until > self.now_ms else 0,
-                state.get("why", ""),
-            )
-            found.setdefault(name.rsplit("/", 2)[0], []).append(lane)
-        return found
-
-    def _oldest(self, lane: str) -> int:
-        """When the oldest event of a lane came: arrival numbers are microseconds."""
-        sources: Any = self.client.smembers(keys.lane_sources(lane))
-        first = []
-        for source in sources:
-            head: Any = self.client.zrange(keys.queue(lane, source.decode()), 0, 0)
-            first += [int(arrival) // 1000 for arrival in head]
-        return min(first, default=0)
+        return sum(lane.waits for lane in destinations.lanes(self.client, self.now_ms).get(keys.ARCHIVE, []))
 
     def _destination(
         self, name: str, kind: str, standing: Mapping[str, str], lanes: list[Lane]
@@ -172,9 +127,8 @@ class Facts:
         for (_, of, _), states in self.ledger.records.items():
             if of == name:
                 rows.update(states)
-        waits = sum(lane.waits for lane in lanes)
-        oldest = min((lane.oldest_ms for lane in lanes if lane.oldest_ms), default=0)
-        state, tone = _destination_state(standing, rows, lanes, oldest)
+        waits, oldest = sum(lane.waits for lane in lanes), destinations.oldest_ms(lanes)
+        state, tone = destinations.state_of(standing, lanes, self.now_ms, stored=bool(rows.get("stored")))
         says = destinations.in_words(standing) if standing else ""
         held = "paused" in standing or "open_until" in standing
         return DestinationFacts(
@@ -202,20 +156,4 @@ def _source_state(
         return "not configured", "warn"
     if events.get("accepted") or rows:
         return "receiving", "good"
-    return "nothing yet", "idle"
-
-
-def _destination_state(
-    standing: Mapping[str, str], rows: Mapping[str, int], lanes: list[Lane], oldest_ms: int
-) -> tuple[str, str]:
-    if "paused" in standing:
-        return "paused by hand", "warn"
-    if int(standing.get("failures", 0)):
-        return "failing", "bad"
-    if any(lane.rests_until_ms for lane in lanes):
-        return "resting", "warn"
-    if oldest_ms and time.time() * 1000 - oldest_ms > 60_000:  # noqa: PLR2004 - a minute
-        return "behind", "warn"
-    if rows.get("stored"):
-        return "delivering", "good"
     return "nothing yet", "idle"

@@ -7,11 +7,13 @@ from typing import Any, Final
 from flask import Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
+from relay.buffer import causes
 from relay.buffer.failures import Failure, Failures
 from relay.web.console import failing
 from relay.web.console.gate import acted, back, bp, here, page
-from relay.web.console.words import body, plural
+from relay.web.console.words import body
 from relay.web.state import state
+from relay.words import plural
 
 _ACTS: Final = ("retry", "discard")
 
@@ -19,13 +21,13 @@ _ACTS: Final = ("retry", "discard")
 @bp.get("/failures/")
 def failures_page() -> Response:
     """All causes."""
-    found, more = failing.looked_at(Failures(here().client))
+    found, more = causes.looked_at(Failures(here().client))
     return page(
         "failures.html",
-        groups=failing.groups(found),
+        groups=causes.groups(found),
         more=more,
-        most=failing.LOOKED_AT,
-        blames=failing.BLAMES,
+        most=causes.LOOKED_AT,
+        blames=causes.BLAMES,
         mends=failing.MENDS,
     )
 
@@ -33,11 +35,11 @@ def failures_page() -> Response:
 @bp.get("/failures/group/<group>")
 def failure_group(group: str) -> Any:
     """One cause, with the first of its failures."""
-    found, _ = failing.looked_at(Failures(here().client))
-    one = next((g for g in failing.groups(found) if g.id == group), None)
+    found, _ = causes.looked_at(Failures(here().client))
+    one = next((g for g in causes.groups(found) if g.id == group), None)
     if one is None:
         raise NotFound("Nothing of this cause is left.")
-    return page("failure_group.html", group=one, blames=failing.BLAMES, mends=failing.MENDS)
+    return page("failure_group.html", group=one, blames=causes.BLAMES, mends=failing.MENDS)
 
 
 @bp.get("/failures/one")
@@ -51,7 +53,7 @@ def failure() -> Response:
     text, cut = body(packed.raw)
     return page(
         "failure.html", failure=one, meta=packed.meta, body=text, cut=cut, size=len(packed.raw),
-        group=failing.group_id(failing.cause_of(one)), blames=failing.BLAMES, mends=failing.MENDS,
+        group=causes.group_id(causes.cause_of(one)), blames=causes.BLAMES, mends=failing.MENDS,
     )  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def failure_act() -> Any:
     if act not in _ACTS:
         raise BadRequest("There is no such act.")
     failures = Failures(here().client)
-    wanted = [_one(failures, id_)] if id_ else failing.chosen(failing.looked_at(failures)[0], group, upto)
+    wanted = [_one(failures, id_)] if id_ else failing.chosen(causes.looked_at(failures)[0], group, upto)
     if not wanted:
         raise NotFound("Nothing of this cause is left.")
     if request.form.get("sure") != "yes":
@@ -92,7 +94,7 @@ def _act(act: str, failures: Failures, wanted: list[Failure]) -> None:
 
 
 def _one(failures: Failures, id_: str) -> Failure:
-    found = next((f for f in failing.looked_at(failures)[0] if f.id == id_), None) if id_ else None
+    found = next((f for f in causes.looked_at(failures)[0] if f.id == id_), None) if id_ else None
     if found is None:
         raise NotFound("There is no such failure any more.")
     return found

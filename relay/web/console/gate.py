@@ -22,6 +22,7 @@ from relay.telemetry import logger
 from relay.web.callers import networks, normal
 from relay.web.console import words
 from relay.web.state import state
+from relay.words import sentence
 
 log = logger("console")
 bp = Blueprint(
@@ -209,8 +210,8 @@ def _http(error: HTTPException) -> Response:
 @bp.errorhandler(RelayError)
 def _ours(error: RelayError) -> Response:
     if isinstance(error, BufferUnavailable):
-        return _trouble(503, "Not now", words.sentence(str(error)), error.retry_after_s)
-    return _trouble(400, "That cannot be done", words.sentence(str(error)))
+        return _trouble(503, "Not now", sentence(str(error)), error.retry_after_s)
+    return _trouble(400, "That cannot be done", sentence(str(error)))
 
 
 @bp.errorhandler(RedisError)

@@ -11,8 +11,8 @@ from relay.buffer.registry import KINDS, Registry
 from relay.errors import ConfigInvalid
 from relay.pushes import client_of
 from relay.web.console.gate import acted, back, bp, here, page
-from relay.web.console.words import sentence
 from relay.web.state import state
+from relay.words import sentence
 
 _MOST_DAYS = 3650
 

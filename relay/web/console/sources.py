@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
+from relay.buffer import causes
 from relay.buffer.failures import Failures
 from relay.buffer.waiting import Waiting
-from relay.web.console import failing
 from relay.web.console.gate import bp, here, page, secure
 from relay.web.console.overview import facts
 from relay.web.state import state
@@ -28,7 +28,7 @@ def source(name: str) -> Response:
         raise NotFound(f"No source {name[:64]} is configured.")
     found = facts()
     one = found.source(name)
-    failures, _ = failing.looked_at(Failures(here().client))
+    failures, _ = causes.looked_at(Failures(here().client))
     routes = [
         (table, destination, states)
         for (of, destination, table), states in sorted(found.ledger.records.items(), key=lambda item: item[0][2])
@@ -42,7 +42,7 @@ def source(name: str) -> Response:
         guessed_url=not configured.public_url,
         routes=routes,
         waiting=Waiting(here().client).counts().get(name, 0),
-        groups=[group for group in failing.groups(failures) if group.source == name],
+        groups=[group for group in causes.groups(failures) if group.source == name],
         findings=sorted(one.account.findings, key=lambda f: -f.last) if one.account is not None else [],
     )
 

@@ -12,31 +12,11 @@ import msgspec
 from markupsafe import Markup, escape
 
 from relay.records import arrival_instant
+from relay.words import number, plural, sentence, span
 
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_DAY: Final = 86_400
 _KIB: Final = 1024
 #: Bytes of a body that are shown.
 SHOWN: Final = 64 * _KIB
-
-
-def number(value: Any) -> str:
-    """12,345."""
-    return f"{int(value):,}"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """`1 event`, `2 events`."""
-    return f"{number(count)} {one if count == 1 else many or one + 's'}"
-
-
-def sentence(text: str) -> str:
-    """Somebody's words with a capital and a full stop."""
-    trimmed = text.strip()
-    if trimmed.partition(" ")[0].isalpha():  # else it is a name, of a setting or the like
-        trimmed = trimmed[:1].upper() + trimmed[1:]
-    return trimmed + ("" if trimmed.endswith((".", "?", "!")) else ".")
 
 
 def marked(text: str) -> Markup:
@@ -52,14 +32,6 @@ def marked(text: str) -> Markup:
 def instant(ms: int) -> str:
     """A moment in ms since 1970, to the second."""
     return f"{dt.datetime.fromtimestamp(ms / 1000, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def span(seconds: float) -> str:
-    """A span in its largest unit: `40 s`, `3 min`, `5 h`, `2 d`."""
-    for size, word in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {word}"
-    return f"{max(0, int(seconds))} s"
 
 
 def ago(ms: int) -> str:
