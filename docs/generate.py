@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from relay import app as application
 from relay import catalogue
+from relay.alerts import Receiver
 from relay.buffer import keys
 from relay.cli.look import kind_of
 from relay.cli.main import app
@@ -37,6 +38,8 @@ def settings() -> str:
         lines.append(f"| `{name}` | {shown} | {field.description} |")
     lines += ["", "## A source's block", "", "| setting | what it does |", "|---|---|"]
     lines += [f"| `{n}` | {f.description} |" for n, f in SourceSettings.model_fields.items()]
+    lines += ["", "## One of `alerts`", "", "| setting | what it does |", "|---|---|"]
+    lines += [f"| `{n}` | {f.description} |" for n, f in Receiver.model_fields.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relay import served
+from relay import alerts, served
 from relay.errors import ConfigInvalid
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
@@ -89,7 +89,7 @@ class ClientSettings(BaseModel):
         return [value] if isinstance(value, str) else value
 
 
-class Settings(served.ServedSettings, BaseSettings):
+class Settings(served.ServedSettings, alerts.AlertSettings, BaseSettings):
     """Everything that `relay.yaml` and `RELAY_*` can say."""
 
     model_config = SettingsConfigDict(

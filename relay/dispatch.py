@@ -19,10 +19,15 @@ QUESTIONS: Final = "rowhook-questions"
 EXPORTS: Final = "rowhook-exports"
 ANSWER: Final = "worker.exports.answer"
 WRITE: Final = "worker.exports.write"
+#: Sends alerts, on a queue of its own too: a receiver that hangs holds up nobody else.
+ALERTS: Final = "rowhook-alerts"
+SEND: Final = "worker.alerting.send"
 #: Turns a document that was sent into rows; on the queue of the drains, in slices as theirs.
 EXPAND: Final = "relay.expanding.expand"
 #: Fetches what thin events name; on the queue of the drains, in slices as theirs.
 FETCH: Final = "relay.fetching.fetch"
+#: Above the slice of a job that sends alerts and its longest request.
+SEND_S: Final = 120
 #: A web process asks no more often for one source.
 _ASKED_S: Final = 1.0
 #: How long a whole table may take to be written.
@@ -124,6 +129,17 @@ def ask_to_fetch(client: driver.Redis, source: str) -> None:
         queue.enqueue(FETCH, source, job_id=job_id, result_ttl=0, failure_ttl=3600, job_timeout=JOB_TIMEOUT_S)
     except (RedisError, OSError) as error:
         log.warning("fetch_not_asked_for", source=source, error=str(error))
+
+
+def ask_to_send(client: driver.Redis) -> None:
+    """Ask for alerts to be sent, but where somebody was asked already.
+
+    Raises:
+        RedisError, OSError: it could not be asked for; the ticker asks again.
+    """
+    queue = Queue(ALERTS, connection=client)
+    if not queue.count:
+        queue.enqueue(SEND, result_ttl=0, failure_ttl=3600, job_timeout=SEND_S)
 
 
 def _job_prefix(lane: str) -> str:

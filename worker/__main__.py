@@ -29,9 +29,9 @@ from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Watch
 from relay.buffer.strays import refuse
 from relay.config import Config, load
-from relay.dispatch import EXPAND, EXPORTS, QUESTIONS, QUEUE, Bell
+from relay.dispatch import ALERTS, EXPAND, EXPORTS, QUESTIONS, QUEUE, Bell
 from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
-from worker import exports, jobs
+from worker import alerting, exports, jobs
 from worker.keeping import Keeper
 
 TICK_S: Final = 0.25
@@ -47,7 +47,11 @@ def _forget(config: Config) -> Iterator[dict[str, Any]]:
 
 
 _fork: Final = multiprocessing.get_context("fork")
-_VERBS: Final[dict[str, Callable[[Config], Any]]] = {"check": jobs.check, "tables": jobs.tables}
+_VERBS: Final[dict[str, Callable[[Config], Any]]] = {
+    "check": jobs.check,
+    "tables": jobs.tables,
+    "alerts": alerting.try_out,
+}
 _STREAMS: Final[dict[str, Callable[..., Iterator[Any]]]] = {
     "events": jobs.events, "preview": jobs.preview, "forget": _forget,
 }  # fmt: skip
@@ -69,7 +73,7 @@ class HorseWorker(Worker):
 
 
 class ReadingWorker(HorseWorker):
-    """Serves the export API, for as long as there is something to read."""
+    """Serves the export API, or sends alerts, for as long as there is something to do."""
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:  # noqa: ARG002
         """Say that nothing becomes of what it wrote."""
@@ -124,7 +128,7 @@ def _work(config: Config) -> None:
 
 
 def _read(config: Config, queue: str) -> None:
-    """A worker process that reads, until there has been nothing to read for a while."""
+    """A worker process of one queue, until there has been nothing to do for a while."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -158,8 +162,8 @@ class Crew:
             self.hands.append(hand)
 
     def read(self, client: Redis) -> None:
-        """Have somebody read where something is to be read; deliveries do not wait for it."""
-        for queue in (QUESTIONS, EXPORTS):
+        """Have somebody read where something is to be read, or send alerts; deliveries do not wait for it."""
+        for queue in (QUESTIONS, EXPORTS, ALERTS):
             reader = self.readers.get(queue)
             if (reader is None or not reader.is_alive()) and Queue(queue, connection=client).count:
                 self.readers[queue] = _fork.Process(target=_read, args=(self.config, queue), name="rowhook-reader")

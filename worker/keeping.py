@@ -1,4 +1,4 @@
-"""What the ticker looks after besides bells: the clock, parking, what fences remember, bounds, documents."""
+"""What the ticker looks after besides bells: clock, parking, what fences remember, documents, alerts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 import redis as driver
 
-from relay.buffer.alarms import Watchman, maxmemory
+from relay.buffer.alarms import maxmemory
 from relay.buffer.bounds import bounds_of
 from relay.buffer.clock import Clock
 from relay.buffer.documents import Documents
@@ -22,6 +22,7 @@ from relay.dispatch import ask_to_expand, ask_to_fetch
 from relay.telemetry import logger
 from worker import exports
 from worker.jobs import open_archive
+from worker.watching import Watchman
 
 log = logger("keeper")
 PARK_S: Final = 1.0
@@ -42,7 +43,7 @@ class Keeper:
         self._parking: Parking | None = None
         self._parked = self._cleaned = -FENCES_S
         self._cleaning: Iterator[None] = iter(())
-        self._watchman, self._clock = Watchman(), Clock(client)
+        self._watchman, self._clock = Watchman(client), Clock(client)
         self._documents, self._waiting = Documents(client), Waiting(client)
         self._pulse = Pulse(client)
 
@@ -67,7 +68,7 @@ class Keeper:
                 self._documents.asked(execution)
         for source in self._waiting.due(int(time.time() * 1000)):
             ask_to_fetch(self.client, source)
-        self._watchman.look(self.client, self.config.settings)
+        self._watchman.tick(self.config)
         self._pulse.look(self.config.settings.sources)
 
     def _park(self) -> None:

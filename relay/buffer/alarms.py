@@ -13,16 +13,11 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys
-from relay.buffer.bounds import LETTER_BYTES, RESERVED_SHARE, Bounds, bounds_of
-from relay.config import MIB, Settings
-from relay.telemetry import logger
+from relay.buffer.bounds import LETTER_BYTES, RESERVED_SHARE, Bounds
+from relay.config import MIB
 
 _SAMPLE: Final = 100
 _DAY_S: Final = 86_400
-#: How often the ticker looks, and how often it repeats what it found.
-LOOK_S: Final = 60.0
-REPEAT_S: Final = 300.0
-log = logger("buffer")
 
 
 class Alarm(msgspec.Struct, frozen=True):
@@ -115,31 +110,6 @@ def _failed_bytes(client: driver.Redis, quarantined: int, buried: int, overhead:
 
 def _mib(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
-
-
-class Watchman:
-    """Says standing alarms in the log of a process that runs for long."""
-
-    def __init__(self) -> None:
-        self._looked = -LOOK_S
-        self._said: dict[str, float] = {}
-
-    def look(self, client: driver.Redis, settings: Settings) -> None:
-        """Look, where it is time to; say what is new, and repeat what stays.
-
-        Raises:
-            RedisError, OSError: Redis cannot be asked.
-        """
-        now = time.monotonic()
-        if now - self._looked < LOOK_S:
-            return
-        self._looked = now
-        alarms = standing(client, bounds_of(settings, maxmemory(client)))
-        self._said = {a.name: self._said[a.name] for a in alarms if a.name in self._said}
-        for alarm in alarms:
-            if now - self._said.get(alarm.name, -REPEAT_S) >= REPEAT_S:
-                self._said[alarm.name] = now
-                log.error(alarm.name, text=alarm.text)
 
 
 def maxmemory(client: driver.Redis) -> str:

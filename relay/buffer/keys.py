@@ -15,6 +15,9 @@ key                                    type    holds
 `rh:dead`                              hash    `<arrival>|<destination>|<position>` -> a dead letter
 `rh:deadcount`                         hash    arrival number -> how many dead letters it has
 `rh:alarms`                            hash    `dedup` -> `<ms>|<bucket>`: when marks were last given up, and which
+`rh:alerted`                           hash    id of a need -> what was said of it (`relay.buffer.alerts.State`)
+`rh:alerts:unsent`                     hash    `<notice>|<receiver>` -> an alert that is still to be sent
+`rh:alerts:sending`                    string  there while a job sends alerts; goes by itself
 `rh:lanes`                             set     every lane that ever held something
 `rh:parked`                            hash    arrival number -> source, of events whose body only the archive has
 `rh:keys`                              hash    SHA-256 of an API key -> what it may do (`relay.buffer.registry`)
@@ -97,6 +100,9 @@ EXPORTS: Final = "rh:exports"
 LAST_EXPORT: Final = "rh:exports:last"
 UPDATE: Final = "rh:update"
 ALARMS: Final = "rh:alarms"
+ALERTED: Final = "rh:alerted"
+UNSENT: Final = "rh:alerts:unsent"
+SENDING: Final = "rh:alerts:sending"
 REFUSALS: Final = "rh:refusals"
 REFUSED: Final = "rh:refused"
 REFUSED_BYTES: Final = "rh:refused:bytes"

@@ -7,7 +7,22 @@ import sys
 import typer
 
 from relay import __version__
-from relay.cli import admin, apikeys, audit, cases, dead, drift, forget, history, look, pause, refused, run, send
+from relay.cli import (
+    admin,
+    alerts,
+    apikeys,
+    audit,
+    cases,
+    dead,
+    drift,
+    forget,
+    history,
+    look,
+    pause,
+    refused,
+    run,
+    send,
+)  # fmt: skip
 from relay.errors import RelayError
 
 app = typer.Typer(
@@ -16,7 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A webhook relay that turns SaaS webhooks into correct, typed rows.",
 )
-for module in (run, send, cases, look, drift, dead, refused, history, forget, audit, pause, apikeys, admin):
+_MODULES = (run, send, cases, look, alerts, drift, dead, refused, history, forget, audit, pause, apikeys, admin)
+for module in _MODULES:
     module.register(app)
 
 

@@ -37,6 +37,7 @@ from relay.records import Codec, Request
 from relay.source import sample_request
 from tests.flow.test_buffer import delivery, offer
 from tests.servers.valkey import valkey
+from worker import watching
 
 SECRET = "shpss_test"
 #: As a drain claims (worker/drain.py).
@@ -260,12 +261,12 @@ def test_failures_over_their_budget_raise_an_alarm_everywhere_and_nothing_of_the
     assert client.zcard(keys.QUARANTINE) == 20
 
     said = []
-    monkeypatch.setattr(alarms.log, "error", lambda name, **_: said.append(name), raising=False)
-    monkeypatch.setattr(alarms, "LOOK_S", 0.0)
-    watchman = alarms.Watchman()
-    watchman.look(client, settings.settings)
-    watchman.look(client, settings.settings)
-    assert said == ["failures_pile_up"], "said once, and again only after minutes"
+    monkeypatch.setattr(watching.log, "error", lambda name, **_: said.append(name), raising=False)
+    monkeypatch.setattr(watching, "LOOK_S", 0.0)
+    watchman = watching.Watchman(client)
+    watchman.tick(settings)
+    watchman.tick(settings)
+    assert said == ["failures_pile_up", "quarantine"], "each said once, and again only after an hour"
 
 
 def test_dead_letters_count_in_what_the_buffer_holds(redis_url, client):

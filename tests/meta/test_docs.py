@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay import catalogue
+from relay.alerts import Receiver
 from relay.config import Settings, SourceSettings
 from relay.kinds import SOURCES
 from tests.contracts import sources
@@ -32,7 +33,7 @@ def test_links_between_pages_lead_somewhere(page: Path):
 
 
 def test_every_setting_has_help():
-    for model in (Settings, SourceSettings):
+    for model in (Settings, SourceSettings, Receiver):
         for name, field in model.model_fields.items():
             assert field.description, name
 
