@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -34,8 +35,15 @@ def doctor(
     config: ConfigFile = None,
     data: DataDir = DATA,
     as_json: AsJson = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Write a zip for a bug report: versions, settings, accounts; no secrets, no data."),
+    ] = None,
 ) -> None:
-    """Say why deliveries were refused with 401 in the last days, and what to do."""
+    """Say why deliveries were refused with 401 in the last days, and what to do; or gather a bug report."""
+    if bundle is not None:
+        _bundle(bundle, config, data)
+        return
     settings = opened(config, data)
     accounts = Accounts(buffer(settings)).every()
     if source is not None:
@@ -51,6 +59,19 @@ def doctor(
             typer.echo(f"  {_moment(finding.last)}  {finding.times}x  [{finding.reason}] {finding.hypothesis}")
     if not accounts:
         typer.echo("nothing was refused")
+
+
+def _bundle(path: Path, config: Path | None, data: Path) -> None:
+    from relay.cli.bundle import Bundle, write
+
+    try:
+        found = Bundle(opened(config, data))
+    except ConfigInvalid as error:
+        found = Bundle(None, str(error))
+    files = found.collect()
+    write(path, files)
+    typer.echo(f"{path} holds {', '.join(files)}.")
+    typer.echo("It is made without secrets and without anybody's data. Look through it before you send it.")
 
 
 def _account(name: str, account: Account) -> dict[str, Any]:
