@@ -32,6 +32,9 @@ class Receiver(BaseModel):
         SecretStr(""),
         description="Signing secret of `standard`: `whsec_` and 24 to 64 random bytes in base64.",
     )
+    proxy: SecretStr | None = Field(
+        None, description="URL of an HTTP proxy to go through; the environment's are not used."
+    )
 
     @field_validator("url")
     @classmethod
@@ -82,7 +85,9 @@ class Receiver(BaseModel):
         url = self.url.get_secret_value()
         parts = urlsplit(url)
         pieces = re.split(r"[/?&=;,]", f"{parts.path}?{parts.query}#{parts.fragment}")
+        proxy = urlsplit(self.proxy.get_secret_value() if self.proxy is not None else "")
         secrets = [parts.username or "", parts.password or "", self.secret.get_secret_value()]
+        secrets += [proxy.username or "", proxy.password or ""]
         secrets += [piece for piece in pieces if len(piece) >= _TELLING_CHARS]
         secrets += [url, parts.path.strip("/"), parts.query, self.secret.get_secret_value().removeprefix(_PREFIX)]
         return sorted({s for one in secrets for s in (one, unquote(one)) if s}, key=len, reverse=True)

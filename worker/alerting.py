@@ -160,7 +160,7 @@ def post(receiver: Receiver, notice: Notice) -> str:
     if receiver.format == "standard":
         headers |= signed(receiver, notice.id, int(time.time()), body)
     url = receiver.url.get_secret_value()
-    wire = Wire(f"the alerts' receiver {receiver.host}", SecretStr(url), TIMEOUT_S, None)
+    wire = Wire(f"the alerts' receiver {receiver.host}", SecretStr(url), TIMEOUT_S, receiver.proxy)
     with contextlib.closing(wire):
         answer = wire.ask("POST", url, body, headers, stores=False, most=_ANSWER_BYTES)
         said = one_line(_without(answer.body.decode("utf-8", "replace"), receiver))[:_ANSWER_CHARS]

@@ -6,12 +6,14 @@ import time
 from typing import Final
 
 import redis as driver
+from redis.exceptions import RedisError
 
 from relay.buffer import keys, measures
 from relay.buffer.alerts import Alerts
 from relay.buffer.needs import look
 from relay.config import Config
 from relay.dispatch import ask_to_send
+from relay.errors import RelayError
 from relay.telemetry import logger
 
 #: How often the ticker looks, how often the log repeats what stays, and how often unsent alerts are asked for.
@@ -42,7 +44,12 @@ class Watchman:
         now = time.monotonic()
         if now - self._looked >= LOOK_S:
             self._looked = now
-            self._look(config, now)
+            try:
+                self._look(config, now)
+            except (RelayError, RedisError, OSError):
+                raise
+            except Exception:  # what a hand left in Redis must not end the ticker, and with it deliveries
+                log.exception("needs_not_seen")
         if config.settings.alerts and now - self._asked >= _SEND_S:
             self._asked = now
             now_ms = measures.now_us(self.client) // 1000

@@ -6,6 +6,7 @@ how many tickers look, or which of them were restarted: of two that look at once
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -92,8 +93,8 @@ class Unsent(msgspec.Struct):
         return f"{self.notice.id}|{self.receiver}"
 
 
-_state: Final = msgspec.msgpack.Decoder(State).decode
-_unsent: Final = msgspec.msgpack.Decoder(Unsent).decode
+_state_of: Final = msgspec.msgpack.Decoder(State).decode
+_unsent_of: Final = msgspec.msgpack.Decoder(Unsent).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -166,6 +167,15 @@ def _notice(
     )  # fmt: skip
 
 
+def _states(raw: Mapping[bytes, bytes]) -> dict[str, State]:
+    """What is known, from the hash as it is; what is damaged begins anew."""
+    found: dict[str, State] = {}
+    for id_, text in raw.items():
+        with contextlib.suppress(msgspec.MsgspecError):
+            found[id_.decode("utf-8", "replace")] = _state_of(text)
+    return found
+
+
 class Alerts:
     """Alerts of one buffer.
 
@@ -179,7 +189,7 @@ class Alerts:
     def known(self) -> dict[str, State]:
         """What was seen of each need, by its id."""
         found: Any = self.client.hgetall(keys.ALERTED)
-        return {id_.decode(): _state(text) for id_, text in found.items()}
+        return _states(found)
 
     def note(self, needs: Sequence[Need], now_ms: int, settings: AlertSettings) -> list[Notice]:
         """Note what stands, and put what follows from it among the unsent; both, or neither where others did it.
@@ -197,8 +207,7 @@ class Alerts:
             try:
                 pipe.watch(keys.ALERTED)
                 raw: Any = pipe.hgetall(keys.ALERTED)
-                before = {id_.decode(): _state(text) for id_, text in raw.items()}
-                after, notices = step(before, needs, now_ms, settings)
+                after, notices = step(_states(raw), needs, now_ms, settings)
                 pipe.multi()
                 # Written even where nothing changed, so that of two who look at once one is refused.
                 pipe.delete(keys.ALERTED)
@@ -216,8 +225,14 @@ class Alerts:
 
     def unsent(self) -> list[Unsent]:
         """What is to be sent, the oldest first; what is more than may wait is given up."""
-        raw: Any = self.client.hvals(keys.UNSENT)
-        found = sorted((_unsent(text) for text in raw), key=lambda one: one.notice.at_ms)
+        raw: Any = self.client.hgetall(keys.UNSENT)
+        found = list[Unsent]()
+        for field, text in raw.items():
+            try:
+                found.append(_unsent_of(text))
+            except msgspec.MsgspecError:  # nobody will ever send it
+                self.client.hdel(keys.UNSENT, field)
+        found.sort(key=lambda one: one.notice.at_ms)
         for one in found[:-MOST_UNSENT]:
             self.done(one)
             log.error("alert_given_up", kind=one.notice.kind, about=one.notice.about, why="too many wait")

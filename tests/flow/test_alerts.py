@@ -198,6 +198,38 @@ def test_a_beginning_and_a_recovery_are_one_message_each_however_many_look(relay
     assert relay.alerts.unsent() == []
 
 
+def test_of_many_who_look_at_the_same_moment_one_says_it(relay):
+    together, said = threading.Barrier(8), list[Notice]()
+
+    def note(n: int) -> None:
+        with redis.Redis.from_url(relay.config.redis_url()) as client:
+            client.ping()
+            together.wait()
+            said.extend(Alerts(client).note([DOWN], 1_000_000 + n, relay.config.settings))
+
+    for _ in range(5):
+        relay.client.delete(keys.ALERTED, keys.UNSENT)
+        said.clear()
+        threads = [threading.Thread(target=note, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(said) == len(relay.alerts.unsent()) == 1
+
+
+def test_what_a_hand_left_in_redis_ends_neither_the_ticker_nor_alerts(relay, server, caplog):
+    relay.client.hset(keys.ALERTED, "destination_troubled|warehouse", b"rubbish")
+    relay.client.hset(keys.UNSENT, "rubbish", b"rubbish")
+    relay.fail()
+    relay.look()
+    assert len(server.requests) == 1
+    assert relay.alerts.unsent() == []
+    relay.client.hset(keys.destination("warehouse"), "failures", "rubbish")
+    relay.look()
+    assert "needs_not_seen" in caplog.text
+
+
 def test_two_real_workers_and_a_restart_send_nothing_twice_and_log_no_secret(redis_url, tmp_path, server):
     relay = Relay(
         redis_url, tmp_path, {"url": server.url, "format": "slack"},
