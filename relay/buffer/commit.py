@@ -65,12 +65,14 @@ class Committer(Generic[In, Out]):
         entry: _Entry[In, Out] = _Entry(item, size)
         give_up = time.monotonic() + deadline_s
         with self._lock:
-            if self._free:
+            waits = not self._free
+            if waits:
+                self._waiting.append(entry)
+            else:
                 self._free -= 1
                 entry.leads = True
-            else:
-                self._waiting.append(entry)
-        if not entry.leads and not entry.gate.acquire(timeout=deadline_s):
+        # Not by `entry.leads`: whoever hands on may have set that since, and then the gate is open already.
+        if waits and not entry.gate.acquire(timeout=deadline_s):
             self._forget(entry)
         if entry.leads:
             try:
@@ -105,7 +107,8 @@ class Committer(Generic[In, Out]):
         finally:
             for entry in group:
                 entry.done = True
-                entry.gate.release()
+                if entry is not first:  # a leader waits for nobody
+                    entry.gate.release()
 
     def _hand_over(self) -> None:
         """Give the place to the next who waits; it is out of the queue from then on, so nobody sends it twice."""

@@ -85,6 +85,46 @@ def test_every_put_is_answered_while_many_threads_share_slow_groups_and_some_fai
     assert committer.put(1, 1, 1) == 2, "no lead was lost on the way"
 
 
+class SlowToLeave:
+    """A lock after which one thread, `late`, does nothing until it is let on."""
+
+    def __init__(self):
+        self.lock, self.late, self.on = threading.Lock(), None, threading.Event()
+
+    def __enter__(self):
+        self.lock.acquire()
+
+    def __exit__(self, *_):
+        self.lock.release()
+        if threading.current_thread() is self.late:
+            self.on.wait(5)
+
+
+def test_who_is_made_the_leader_before_it_begins_to_wait_leads_like_any_other():
+    begun, answers = threading.Event(), []
+
+    def send(group):
+        if group == [1]:
+            begun.set()
+            while not committer._waiting:  # the late one stands in line, and does not wait yet
+                time.sleep(0.001)
+        return list(group)
+
+    committer: Committer[int, int] = Committer(send, in_flight=1)
+    lock = committer._lock = SlowToLeave()
+    late = threading.Thread(target=lambda: answers.append(committer.put(2, 1, 5)))
+    lock.late = late
+    first = threading.Thread(target=lambda: answers.append(committer.put(1, 1, 5)))
+    first.start()
+    assert begun.wait(5)
+    late.start()
+    first.join()  # it has handed its place on by now
+    lock.on.set()
+    late.join()
+    assert answers == [1, 2]
+    assert committer.put(3, 1, 1) == 3, "no place was lost on the way"
+
+
 @pytest.mark.parametrize("text", ["1" * 200_000 + "T", "." + "1" * 200_000 + "x", "1." + "1" * 200_000 + "x"])
 def test_a_long_run_of_digits_is_read_as_no_time_at_once(text):
     began = time.process_time()
