@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import errorpages
+import sourcepages
 from flask import Flask
 from typer.main import get_command
 
@@ -15,17 +17,26 @@ from relay import app as application
 from relay import catalogue
 from relay.alerts import Receiver
 from relay.buffer import keys
-from relay.cli.look import kind_of
 from relay.cli.main import app
 from relay.config import Settings, SourceSettings
-from relay.kinds import kinds
 from relay.web.gauges import DECLARED
 from relay.web.openapi import describe
 from worker.jobs import DESTINATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+_HTTP = """# HTTP
+
+Every address that is served, as `GET /openapi.json` describes it in full, with bodies, parameters and headers
+([the file](openapi.json)). What an error means: [errors](errors.md).
+
+The console's pages under `/console/` are for people, and may change."""
 NOTE = "<!-- Made by `make docs` from the code; edit that instead. -->\n\n"
+
+
+def page(lines: list[str]) -> str:
+    """Lines as a generated page."""
+    return NOTE + "\n".join(lines).rstrip() + "\n"
 
 
 def settings() -> str:
@@ -41,58 +52,6 @@ def settings() -> str:
     lines += ["", "## One of `alerts`", "", "| setting | what it does |", "|---|---|"]
     lines += [f"| `{n}` | {f.description} |" for n, f in Receiver.model_fields.items()]
     return "\n".join(lines) + "\n"
-
-
-def sources() -> str:
-    """Every kind: those with a file, the recipes, and what is described in relay.yaml."""
-    found = [kind_of(name) for name in kinds()]
-    lines = [f"{NOTE}# Sources", ""]
-    lines += ["What `kind` may say in a source's block; `relay sources --json` prints the same as data.", ""]
-    parts = {
-        "source": ("Kinds with a file", "Written and tested for this sender alone, `relay/sources/<kind>.py`."),
-        "recipe": (
-            "Recipes",
-            (
-                "Settings of a [described source](../howto/custom-sender.md) that ship, "
-                "`relay/recipes/<kind>.yaml`, made after the sender's documentation. Your own settings lie over "
-                "them: see [recipes](../howto/recipes.md)."
-            ),
-        ),
-        "custom": ("Any other sender", "Is [described in relay.yaml](../howto/custom-sender.md), `kind: custom`."),
-    }
-    for support, (title, about) in parts.items():
-        lines += [f"## {title}", "", about, ""]
-        for kind in found:
-            if kind["support"] == support != "custom":
-                lines += _source(kind)
-    return "\n".join(lines)
-
-
-def _source(kind: dict[str, Any]) -> list[str]:
-    lines = [
-        f"### {kind['kind']}",
-        "",
-        f"{kind['title']} ({kind['family']}); [its documentation]({kind['docs']}).",
-        "",
-    ]
-    lines += [f"{number}. {step}" for number, step in enumerate(kind["setup"], 1)]
-    lines += ["", f"* verified by {kind['scheme']}"]
-    lines += [f"* proof: {kind['proof']}"] if kind["support"] == "source" else []
-    for name, setting in kind["settings"].items():
-        default = "" if setting["default"] in (None, "", (), []) else f" (default: `{setting['default']}`)"
-        lines += [f"* setting `{name}`: {setting['help']}{default}"]
-    lines += [f"* deletes: {kind['deletes']}"] if kind["deletes"] else []
-    lines += [f"* limit: {limit}" for limit in kind["limits"]]
-    lines += ["", "| table | key | rows are ordered by | columns |", "|---|---|---|---|"]
-    for name, table in kind["tables"].items():
-        types: dict[str, list[str]] = {}
-        for column, type_ in table["columns"].items():
-            types.setdefault(type_, []).append(f"`{column}`")
-        columns = "; ".join(f"{type_}: {', '.join(names)}" for type_, names in types.items())
-        whole = f" (whole sets, by {', '.join(table['parent'])})" if table["parent"] else ""
-        cells = (f"`{name}`{whole}", ", ".join(f"`{column}`" for column in table["key"]), table["clock"], columns)
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"]
-    return [*lines, ""]
 
 
 def destinations() -> str:
@@ -165,30 +124,53 @@ def openapi() -> str:
     return json.dumps(describe(served), indent=1, ensure_ascii=False) + "\n"
 
 
+def http(described: dict[str, Any]) -> str:
+    """Every address that is served, by the API that it belongs to."""
+    lines = [_HTTP]
+    rows: dict[str, list[str]] = {}
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            opened = ", ".join(name for one in operation["security"] for name in one)
+            answers = ", ".join(operation["responses"])
+            cells = (f"`{method.upper()} {path}`", operation["summary"], opened, answers)
+            rows.setdefault(operation["tags"][0], []).append(f"| {' | '.join(cells)} |")
+    for tag, found in sorted(rows.items()):
+        lines += ["", f"## {tag}", "", "| address | does | opened by | answers |", "|---|---|---|---|", *found]
+    return page(lines)
+
+
 def pages() -> dict[Path, str]:
     """Every generated file."""
+    served = openapi()
     return {
         REFERENCE / "settings.md": settings(),
-        REFERENCE / "sources.md": sources(),
+        REFERENCE / "sources.md": page(sourcepages.index()),
+        **{REFERENCE / "sources" / f"{kind}.md": page(lines) for kind, lines in sourcepages.pages().items()},
+        REFERENCE / "errors.md": page(errorpages.errors(json.loads(served))),
         REFERENCE / "destinations.md": destinations(),
         REFERENCE / "commands.md": commands(),
         REFERENCE / "redis-keys.md": redis_keys(),
         REFERENCE / "metrics.md": metrics(),
-        REFERENCE / "openapi.json": openapi(),
+        REFERENCE / "openapi.json": served,
+        REFERENCE / "http.md": http(json.loads(served)),
         ROOT / "relay" / "relay.schema.json": schema(),
     }
 
 
 def main() -> int:
     """Write, or check."""
-    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    made = pages()
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    gone = [path for path in (REFERENCE / "sources").glob("*.md") if path not in made]
     if "--check" in sys.argv:
-        for path in stale:
+        for path in [*stale, *gone]:
             sys.stderr.write(f"{path.relative_to(ROOT)} is stale: make docs\n")
-        return 1 if stale else 0
+        return 1 if stale or gone else 0
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(pages()[path])
+        path.write_text(made[path])
+    for path in gone:
+        path.unlink()
     return 0
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from relay.errors import Permanent
 
@@ -210,8 +210,8 @@ class Settings(BaseModel):
     # A value may be a secret, so that no error may repeat it.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    kind: str
-    lanes: int = 1
+    kind: str = Field(description="Which of these it is.")
+    lanes: int = Field(1, description="Drains that work for it at once, each on rows of its own.")
 
 
 class Destination(ABC):

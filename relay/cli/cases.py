@@ -53,7 +53,7 @@ def map_(
     header: Annotated[list[str] | None, typer.Option(help="NAME: VALUE, may be repeated.")] = None,
     query: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of the URL, may be repeated.")] = None,
 ) -> None:
-    """Print the rows that a payload becomes, or why it would be quarantined (exit 1); nothing is stored."""
+    """Print the rows that a payload becomes and store nothing; exit 1 where it would be quarantined."""
     chosen = _chosen(opened(config, data), source)
     headers = dict(_pair(line, ":") for line in header or ())
     asked = dict(_pair(line, "=") for line in query or ())

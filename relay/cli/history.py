@@ -51,7 +51,10 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send archived events through the mapping as it is now; versions keep rows from going back."""
+    """Send archived events through the mapping as it is now; versions keep rows from going back.
+
+    Exit 1 where an event cannot be mapped, or a destination cannot say what would change.
+    """
     settings = opened(config, data)
     sources = jobs.senders(settings, buffer(settings))
     if source not in sources:

@@ -37,7 +37,7 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command
     start: Annotated[int, typer.Option(help="Number of the first object.")] = 0,
     list_: Annotated[bool, typer.Option("--list", help="List the sample types of the kind.")] = False,
 ) -> None:
-    """Send a correctly signed, realistic delivery of a vendor."""
+    """Send a correctly signed, realistic delivery of a vendor; exit 1 where one was refused."""
     settings = opened(config, data)
     chosen = _choose(settings, kind, source)
     samples = chosen.vendor.samples
