@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-test up test lint chaos bench docs lock format clean
+.PHONY: help install install-test up test lint chaos bench docs site links lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -35,6 +35,13 @@ chaos: install-test ## faults against a real relay, and the page of guarantees; 
 
 docs: install-test ## write docs/reference and the JSON Schema from the code
 	@$(BIN)/python docs/generate.py
+
+site: install-test ## build/site: the documentation as HTML; a link that leads nowhere is an error
+	@$(BIN)/python -m sphinx -W --keep-going -q -c docs -d build/doctrees -b html . build/site
+	@echo build/site/index.html
+
+links: install-test ## ask the addresses elsewhere that the documentation names; needs a network
+	@$(BIN)/python -m sphinx -q -c docs -d build/doctrees -b linkcheck . build/links
 
 format: install-test ## what the formatter can mend
 	@$(BIN)/ruff check --fix .
