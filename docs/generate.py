@@ -11,6 +11,7 @@ from typing import Any
 import errorpages
 import sourcepages
 from flask import Flask
+from pydantic import BaseModel
 from typer.main import get_command
 
 from relay import app as application
@@ -18,7 +19,8 @@ from relay import catalogue
 from relay.alerts import Receiver
 from relay.buffer import keys
 from relay.cli.main import app
-from relay.config import Settings, SourceSettings
+from relay.config import ClientSettings, Settings, SourceSettings, TableRules
+from relay.served import SavedQuery
 from relay.web.gauges import DECLARED
 from relay.web.openapi import describe
 from worker.jobs import DESTINATIONS
@@ -47,10 +49,16 @@ def settings() -> str:
         default = field.get_default()
         shown = "" if default in ({}, (), None) or "Secret" in type(default).__name__ else f"`{default}`"
         lines.append(f"| `{name}` | {shown} | {field.description} |")
-    lines += ["", "## A source's block", "", "| setting | what it does |", "|---|---|"]
-    lines += [f"| `{n}` | {f.description} |" for n, f in SourceSettings.model_fields.items()]
-    lines += ["", "## One of `alerts`", "", "| setting | what it does |", "|---|---|"]
-    lines += [f"| `{n}` | {f.description} |" for n, f in Receiver.model_fields.items()]
+    blocks: dict[str, type[BaseModel]] = {
+        "A source's block": SourceSettings,
+        "A client's block": ClientSettings,
+        "One of `alerts`": Receiver,
+        "Rules of redaction": TableRules,
+        "A figure or a chart": SavedQuery,
+    }
+    for title, block in blocks.items():
+        lines += ["", f"## {title}", "", "| setting | what it does |", "|---|---|"]
+        lines += [f"| `{n}` | {f.description} |" for n, f in block.model_fields.items()]
     return "\n".join(lines) + "\n"
 
 
