@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import redis as driver
 import typer
 
+from relay import telemetry
 from relay.buffer.redis import connect
 from relay.config import Config, load
 from relay.errors import ConfigInvalid
@@ -37,8 +38,10 @@ def config_path(given: Path | None) -> Path | None:
 
 
 def opened(given: Path | None, data: Path) -> Config:
-    """Settings, checked."""
-    return load(config_path(given), data)
+    """Settings, checked; what a command logs from then on goes to standard error, as they say."""
+    config = load(config_path(given), data)
+    telemetry.setup(config.settings.log_format, config.settings.log_level)
+    return config
 
 
 def buffer(config: Config) -> driver.Redis:

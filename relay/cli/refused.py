@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from relay import configured, intake, telemetry
+from relay import configured, intake
 from relay.buffer.accept import Front
 from relay.buffer.refused import Account, Accounts, Entry, Kept, Refused
 from relay.buffer.seal import of_refused
@@ -140,7 +140,6 @@ def retry(
 def _retry(config: Config, sources: dict[str, Source], refused: Refused, only: str | None) -> Retried:
     from relay.front import front_of
 
-    telemetry.setup(config.settings.log_format, config.settings.log_level)
     done = Retried([], {})
     codec, front = Codec(), front_of(config, sources)
     for entry in refused.every(only):

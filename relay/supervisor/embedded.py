@@ -130,14 +130,18 @@ class Server:
             raise RelayError("the server's lock is not ours")
         self.lock.say(json.dumps({"pid": None, "socket": str(self.socket)}))
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - the packaged binary
-                place.command(self.data, self.socket, self._log_path),
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                # Not of our session: it must be the last to go, whatever ends us.
-                start_new_session=True,
-                pass_fds=(self.lock.fd,),
-            )
+            # What it says before it opens its log goes there too: our own output holds our lines alone.
+            with self._log_path.open("ab") as log:
+                self._process = subprocess.Popen(  # noqa: S603 - the packaged binary
+                    place.command(self.data, self.socket, self._log_path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    # Not of our session: it must be the last to go, whatever ends us.
+                    start_new_session=True,
+                    pass_fds=(self.lock.fd,),
+                )
         except OSError as error:
             raise RelayError(f"the embedded Valkey cannot be started ({error.strerror})") from None
         self.lock.say(json.dumps({"pid": self._process.pid, "socket": str(self.socket)}))

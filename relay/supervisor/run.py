@@ -27,6 +27,7 @@ from relay.supervisor.place import write_private
 from relay.supervisor.serving import APP, LISTEN_FD
 from relay.supervisor.signals import Signals, Stopped
 
+_log = telemetry.logger(__name__)
 Say = Callable[[str], None]
 #: Makes the parts from what is set for each, and the listening socket.
 Parts = Callable[[Mapping[str, str], Address], Sequence[Part]]
@@ -148,7 +149,9 @@ def web(config: Config, *, config_path: Path | None, port: int | None, out: Say,
         with contextlib.closing(address):
             _supervise(active, {}, address, None, signals, say, parts)
 
-    return _run(config, out, serve)
+    # In a container nobody sits before it: what it says are lines as all others.
+    logs = telemetry.as_json(config.settings.log_format)
+    return _run(config, (lambda line: _log.info("progress", text=line)) if logs else out, serve)
 
 
 def _invite(url: str, address: Address, say: Say) -> None:
