@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flask import Flask, Response
 
-from relay import telemetry
+from relay import telemetry, tracing
 from relay.buffer import redis as server
 from relay.buffer.strays import refuse
 from relay.config import Config, load
@@ -26,6 +26,7 @@ from relay.web import (
     metrics,
     openapi,
     ops,
+    requests,
     stitch,
 )
 from relay.web.state import State, attach
@@ -46,11 +47,13 @@ def create_app(config: Config | None = None) -> Flask:
         config = load(Path(path) if path else None, Path(os.environ.get("RELAY_DATA", ".relay")))
     settings = config.settings
     telemetry.setup(settings.log_format, settings.log_level)
+    tracing.start()
     sources = sources_of(config)
     front = front_of(config, sources)
     with server.connect(config.redis_url(), timeout_s=10) as client:
         refuse(client, settings.destinations, settings.sources)
     app = metrics.App("relay", static_folder=None)
+    app.wsgi_app = requests.Requests(app.wsgi_app)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["MAX_FORM_MEMORY_SIZE"] = None
     here = State(config, sources, front)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from relay import sharing
+from relay import sharing, tracing
 from relay.bodies import decode_body as decode_body  # noqa: PLC0414 - for those who map later
 from relay.bodies import inflate, unread_without_cards, without_cards
 from relay.buffer.accept import Delivery, Offer, digest_of
@@ -248,7 +248,10 @@ def _meta(source: Source, event: Event, request: Request, raw: bytes, schemas: d
     kind = request.headers.get("content-type") if raw is request.body else None
     headers["content-type"] = kind or "application/json"
     to = tuple(source.to)
-    return Meta(source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas, to=to)
+    trace = tracing.current()
+    return Meta(
+        source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas, to=to, trace=trace
+    )
 
 
 def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:

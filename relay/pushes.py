@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from relay import cards
+from relay import cards, tracing
 from relay.buffer.accept import Delivery, Guard, Offer
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config
@@ -240,7 +240,7 @@ def _packed(client: Client, table: Table, name: str, records: list[Record], code
     raw = encode_json([record.data for record in records])
     meta = Meta(
         client.name, kind, name, headers={"content-type": "application/json"},
-        schemas={table.name: table.schema_id}, to=tuple(client.to),
+        schemas={table.name: table.schema_id}, to=tuple(client.to), trace=tracing.current(),
     )  # fmt: skip
     counts: Counter[str] = Counter({f"e|{client.name}|accepted": 1, f"e|{client.name}|mapped": 1})
     for destination in client.to:

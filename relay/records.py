@@ -173,6 +173,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     schemas: dict[str, str] = {}  # table -> schema id
     fault: str = ""  # why it is quarantined
     to: tuple[str, ...] = ()  # destinations that its records were given to
+    trace: str = ""  # the span in which it came, where anything is traced (`relay.tracing`)
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -376,8 +377,7 @@ _MSGPACK_INT: Final = 2**63
 class Codec:
     """Packs events; one instance a thread, since a zstd context must not be shared.
 
-    Raw bytes and records are compressed together: records repeat what the body said, so they cost nearly
-    nothing beside it (`bench/accept` prints bytes per pending webhook).
+    Raw bytes and records are compressed together: records repeat what the body said (see `bench/accept`).
     """
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from relay.dialect import PushRefused
 from relay.dialects import documents, import_api, stitch
 from relay.telemetry import logger
 from relay.web.door import Guessed
+from relay.web.requests import spent_ms
 
 log = logger("web")
 _encode = msgspec.json.Encoder().encode
@@ -79,8 +80,8 @@ def _ours(error: errors.RelayError) -> Response:
     said = _seldom.due((request.path, error.reason), time.monotonic())
     if said is not None:
         log.warning(
-            "request_refused", path=request.path, status=status, reason=error.reason, detail=str(error),
-            alike_since=said,
+            "request_refused", path=request.path[:200], status=status, reason=error.reason, detail=str(error),
+            ms=spent_ms(request.environ), alike_since=said,
         )  # fmt: skip
     response = _said(status, text, error)
     if isinstance(error, errors.BufferUnavailable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypedDict
@@ -10,19 +11,23 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Meta
 
-from relay import configured, intake
+from relay import configured, intake, tracing
+from relay.buffer import accept
 from relay.configured import Source
 from relay.errors import Unauthenticated
 from relay.records import Request
 from relay.telemetry import logger
 from relay.web.declared import FORM, JSON, TEXT, Answer, Operation, declares, later, told
 from relay.web.reading import read_body
+from relay.web.requests import spent_ms
 from relay.web.state import state
 
 bp = Blueprint("hooks", __name__)
 log = logger("hooks")
 _encode = msgspec.json.Encoder().encode
 _TAG: Final = "Webhooks"
+#: Ids and faults of one delivery that its line names.
+_MOST_NAMED: Final = 20
 _Source = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]*$", description="The source's name.", examples=["shop"])]
 
 
@@ -91,13 +96,14 @@ def deliver(name: _Source) -> Response:
         raise
     if not accepted.delivery.offers:  # a batch of nothing
         return _answer(source, Taken(id=None, rows=0, duplicate=False))
-    taken = here.front.put(accepted.delivery)
+    with tracing.span("put", events=len(accepted.delivery.offers)):
+        taken = here.front.put(accepted.delivery)
     here.unmapped.took(source, accepted, taken)
     duplicate = all(t.duplicate for t in taken)
     if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
         here.fetches.ring(name)
-    for fault in accepted.faults:
-        log.warning("event_quarantined", source=name, event_id=taken[0].arrival, fault=fault)
+    if accepted.faults or log.is_enabled_for(logging.DEBUG) or tracing.on():
+        _tell(name, accepted, taken)
     return _answer(source, Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate))
 
 
@@ -119,6 +125,26 @@ def probe(name: _Source) -> Response:
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
     return Response(_encode(Probe(source=name, kind=source.kind, send="POST")), content_type=JSON)
+
+
+def _tell(source: str, accepted: intake.Accepted, taken: list[accept.Taken]) -> None:
+    """What became of a delivery, in one line: a warning where something of it is quarantined."""
+    outcome = "quarantined" if accepted.faults else "accepted"
+    if all(one.duplicate for one in taken):
+        outcome = "duplicate"
+    tracing.note(source=source, outcome=outcome, events=len(taken), rows=accepted.rows)
+    log.log(
+        logging.WARNING if accepted.faults else logging.DEBUG,
+        "delivery_taken",
+        source=source,
+        outcome=outcome,
+        event_ids=[one.arrival for one in taken[:_MOST_NAMED]],
+        delivery_ids=[event.id[:200] for event in accepted.events[:_MOST_NAMED] if event.id],
+        events=len(taken),
+        rows=accepted.rows,
+        ms=spent_ms(request.environ),
+        faults=accepted.faults[:_MOST_NAMED],
+    )
 
 
 def _answer(source: Source, body: Taken) -> Response:
