@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.job import Job
 
-from relay import telemetry
+from relay import telemetry, tracing
 from relay.buffer import redis as server
 from relay.buffer.documents import Documents
 from relay.buffer.keys import ARCHIVE
@@ -117,6 +117,7 @@ def _work(config: Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):  # the crew's handlers only note it: too early it would be lost
         signal.signal(number, signal.SIG_DFL)
+    tracing.prepare()  # once, not in each work horse
     client = server.connect(config.redis_url(), timeout_s=_REDIS_TIMEOUT_S)
     try:
         worker = LaneWorker([Queue(QUEUE, connection=client)], connection=client)

@@ -9,14 +9,16 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
 from rq.timeouts import BaseTimeoutException
 
+from relay import tracing
 from relay.buffer.lanes import Claimed, Lane, Settlement, Standing, schemas
 from relay.errors import Permanent, Refused, RelayError, StaleClaim, Transient
-from relay.telemetry import logger
+from relay.telemetry import carrying, logger
 from worker import fence
 from worker.batching import collapse, split
 from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
@@ -24,6 +26,7 @@ from worker.measuring import Measuring
 from worker.reading import Reader, Work
 from worker.retry import delay_s
 from worker.tally import HELD_S, Tally
+from worker.telling import told
 
 log = logger("delivery")
 #: Single records refused with the same words, none stored: it is the destination, so nothing is buried.
@@ -85,6 +88,7 @@ class Courier:
             0.0 if destination.conditional else float(getattr(destination.settings, "unknown_hold_s", 60))
         )
         self._enough, self._unknown = 0.0, False
+        self._traces: dict[str, str] = {}
         self._measuring = Measuring(lane.client, destination.name)
 
     def read(self, claimed: Sequence[Claimed]) -> Work:
@@ -98,23 +102,28 @@ class Courier:
             work: what `read` returned.
             standing: how the destination has done before.
         """
-        self._enough, self._unknown = time.monotonic() + ENOUGH_S, False
+        self._enough, self._unknown, self._traces = time.monotonic() + ENOUGH_S, False, work.traces
         turn = Tally(work.claimed)
+        with told(self.lane, work, turn, self._measuring):
+            self._try(work, turn, standing)
+        settlement = turn.settlement(work)
+        settlement.measured = self._measuring.counts(turn.committed)
+        return settlement
+
+    def _try(self, work: Work, turn: Tally, standing: Standing) -> None:
         jobs: list[Job] = []
         for name, items in work.items.items():
             jobs.extend(self._prepare(work.tables[name], items, turn))
+        attempt = carrying(self._attempt)
         with ThreadPoolExecutor(self.destination.limits.concurrency) as pool:
             several = self.destination.limits.concurrency > 1 and len(jobs) > 1
-            tried = [part for parts in (pool.map if several else map)(self._attempt, jobs) for part in parts]
+            tried = [part for parts in (pool.map if several else map)(attempt, jobs) for part in parts]
         jobs, results = [job for job, _ in tried], [result for _, result in tried]
         self._isolate_stubborn(jobs, results, turn)
         turn.passed = sum(_took(result) for result in results)
         self._doubt(jobs, results, turn, standing)
         turn.unknown_s = self.hold_s if self._unknown else 0.0
         self._judge(jobs, results, turn, standing.failures)
-        settlement = turn.settlement(work)
-        settlement.measured = self._measuring.counts(turn.committed)
-        return settlement
 
     def _prepare(self, spec: TableSpec, items: list[Item], turn: Tally) -> list[Job]:
         """A table's batches; each with the owners of its items, where a set was taken apart."""
@@ -268,7 +277,7 @@ class Courier:
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str], known: list[Verdict]) -> None:
         """Deliver, halving a batch that is refused until the refused stand alone; verdicts go to `known`."""
         try:
-            with self._measuring.attempt(len(batch)):
+            with self._measuring.attempt(len(batch)), self._span(spec, batch):
                 verdicts = self._deliver(Batch(spec, batch))
             known += verdicts
             if STORED in verdicts:
@@ -286,6 +295,12 @@ class Courier:
             if len(alike) >= ALIKE and len(set(alike)) == 1:
                 raise Refused(f"{ALIKE} records in a row were refused alike: {words}") from error
             known.append(Refusal(words))
+
+    def _span(self, spec: TableSpec, batch: list[Item]) -> AbstractContextManager[tracing.Span]:
+        found = [self._traces[item.event] for item in batch if item.event in self._traces] if self._traces else ()
+        return tracing.span(
+            "upsert", "CLIENT", links=found, destination=self.destination.name, table=spec.name, records=len(batch)
+        )
 
     def _judge(self, jobs: Sequence[Job], results: Sequence[Result], turn: Tally, failures: int) -> None:
         """Settle what has its verdict; all else goes again."""
@@ -345,16 +360,12 @@ class Courier:
             wait = delay_s(before + 1, self._chance(), error.retry_after_s)
             if error.unknown:
                 wait = max(wait, self.hold_s)
-        turn.why = str(error)
+        turn.fails(job.spec.name, error)
         if error.reason != "foreign_table":  # that is one table's matter
             turn.down += 1
             turn.wait_s = max(turn.wait_s, wait)
             turn.opens |= isinstance(error, Refused) or error.retry_after_s is not None
         turn.repeat(job.owned(), wait)
-        log.warning(
-            "delivery_failed", destination=self.destination.name, table=job.spec.name, records=len(job.batch),
-            reason=error.reason, wait_s=round(wait, 2), detail=str(error)[:500],
-        )  # fmt: skip
         return places
 
 

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import get_current_job
+from structlog.contextvars import bound_contextvars
 
-from relay import catalogue
+from relay import catalogue, tracing
 from relay.buffer.drift import Drift
 from relay.buffer.exports import note_update
 from relay.buffer.keys import ARCHIVE, lane_name
@@ -228,15 +229,19 @@ def drain(lane_name: str) -> None:
     lane = Lane(client, lane_name, job.id if job is not None else "drain")
     if _must_wait(config, client, lane):
         return
-    with contextlib.closing(_receiver(config, lane)) as receiver:
-        again = serve(
-            lane,
-            receiver.read,
-            receiver.deliver,
-            pace=Pace(config.settings.linger_ms, receiver.full, receiver.rest_ms),
-            stopping=lambda: _Process.stop,
-            others_wait=bell.others_wait,
-        )
+    tracing.start()
+    try:
+        with bound_contextvars(job_id=lane.token), contextlib.closing(_receiver(config, lane)) as receiver:
+            again = serve(
+                lane,
+                receiver.read,
+                receiver.deliver,
+                pace=Pace(config.settings.linger_ms, receiver.full, receiver.rest_ms),
+                stopping=lambda: _Process.stop,
+                others_wait=bell.others_wait,
+            )
+    finally:
+        tracing.finish()
     if again:
         bell.ring(lane_name)
     elif lane.destination != ARCHIVE:

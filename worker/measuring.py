@@ -57,6 +57,22 @@ class Measuring:
             if outcome:
                 self._tries.append((rows, outcome))
 
+    @property
+    def calls(self) -> int:
+        """Attempts noted since the last counts."""
+        return len(self._tries)
+
+    def age_ms(self, arrival: str) -> int | None:
+        """How long ago an event was taken; None where that cannot be told."""
+        if not arrival:
+            return None
+        try:
+            return max(0, self._now_us() - int(arrival)) // 1000
+        except BaseTimeoutException:  # the job's own end
+            raise
+        except Exception:  # noqa: BLE001 - it is only told
+            return None
+
     def counts(self, committed: Iterable[str]) -> dict[str, int]:
         """What was noted, and the lag of records that were just committed, by their arrival numbers."""
         tries, self._tries = self._tries, []

@@ -43,12 +43,14 @@ class Work(msgspec.Struct):
     Args:
         tables: what each record's table is. items: by table. claimed: as they came.
         unread: arrivals of events that could not be read; they wait, and are looked at again.
+        traces: by arrival, the span in which an event came, where anything is traced.
     """
 
     tables: dict[str, TableSpec]
     items: dict[str, list[Item]]
     claimed: Sequence[Claimed]
     unread: set[str]
+    traces: dict[str, str] = {}
 
     def blame(self, one: Claimed, error: Exception) -> None:
         """Set an event aside."""
@@ -89,6 +91,8 @@ class Reader:
                 continue
             for table, item in items:
                 work.items.setdefault(table, []).append(item)
+            if event.meta.trace:
+                work.traces[one.arrival] = event.meta.trace
         return work
 
     def _items(self, one: Claimed, event: Packed, tables: dict[str, TableSpec]) -> Iterator[tuple[str, Item]]:

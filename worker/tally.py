@@ -8,6 +8,7 @@ from typing import Final
 
 from relay.buffer.failures import Letter
 from relay.buffer.lanes import Claimed, Settlement
+from relay.errors import Refused, RelayError
 from relay.records import encode_json
 from relay.telemetry import logger
 from worker.destination import STORED, Item, Rejected, Verdict
@@ -44,6 +45,8 @@ class Tally:
         #: (arrival, position) -> seconds, of records that are put off for other than `HELD_S`
         self.late: dict[tuple[str, int], float] = {}
         self.why = ""
+        #: Of what failed: its kind, and the destination's words by table.
+        self.reason, self.causes, self.denied = "", list[str](), False
         self.wait_s = 0.0
         #: For how long the lane rests, whatever passed: newer rows must not go while older ones may still arrive.
         self.unknown_s = 0.0
@@ -64,6 +67,14 @@ class Tally:
                     "record_buried", destination=destination, table=table, key=item.key, event_id=item.event,
                     reason=verdict.reason[:500],
                 )  # fmt: skip
+
+    def fails(self, table: str, error: RelayError) -> None:
+        """Note why a table's batch was not taken; equal causes once."""
+        self.why, self.reason = str(error), error.reason
+        self.denied |= isinstance(error, Refused)
+        cause = f"{table}: {self.why[:300]}"
+        if cause not in self.causes:
+            self.causes.append(cause)
 
     def rest(self, seconds: float) -> None:
         """Let the destination rest as a whole, unless it took something."""
