@@ -78,8 +78,6 @@ def setup(log_format: str = "auto", level: str = "info") -> None:
     # RQ says each job's start and end; a drain says itself what it did.
     logging.getLogger("rq").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
-    # It says each try to reach a collector; `relay.tracing` says it once a minute.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     logging.captureWarnings(capture=True)
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _process_failed

@@ -12,6 +12,7 @@ https://www.w3.org/TR/trace-context/
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import threading
@@ -106,6 +107,9 @@ def start() -> None:
         return
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    # They say each try to reach a collector, and each span that finds no room; we say it once a minute.
+    for name in ("opentelemetry.exporter", "opentelemetry.sdk._shared_internal"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     delay = None if os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else _EVERY_MS
     _Process.provider.add_span_processor(BatchSpanProcessor(_Process.exporter, schedule_delay_millis=delay))
     _Process.tracer = _Process.provider.get_tracer("rowhook", __version__)

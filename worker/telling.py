@@ -27,7 +27,7 @@ from worker.tally import Tally
 
 log = logger("delivery")
 #: Tables, events and causes that a line names.
-_MOST: Final = 10
+_MOST: Final = 20
 DEAD: Final = "dead"
 _WELL: Final = frozenset({"stored", "superseded"})
 
