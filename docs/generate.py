@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -111,6 +112,50 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+def logs() -> str:
+    """Every line that is ever logged, by name."""
+    found: dict[str, list[ast.Call]] = {}
+    where: dict[str, set[str]] = {}
+    for path in sorted([*ROOT.glob("relay/**/*.py"), *ROOT.glob("worker/**/*.py")]):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = _logged(call)
+            if name:
+                found.setdefault(name, []).append(call)
+                where.setdefault(name, set()).add(path.parts[len(ROOT.parts)])
+    lines = [f"{NOTE}# Lines of the log", ""]
+    lines += ["What each means and how to follow an event: [logs and traces](../howto/logs-and-traces.md).", ""]
+    lines += ["| event | level | of | keys of its own |", "|---|---|---|---|"]
+    for name, calls in sorted(found.items()):
+        levels = sorted({level for call in calls for level in _levels(call)})
+        keys = dict.fromkeys(k.arg for call in calls for k in call.keywords if k.arg and k.arg != "exc_info")
+        cells = (f"`{name}`", ", ".join(levels), ", ".join(sorted(where[name])), ", ".join(f"`{k}`" for k in keys))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _levels(call: ast.Call) -> set[str]:
+    """The levels at which a call may log."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if name != "log":
+        return {name}
+    named = [node for node in ast.walk(call.args[0]) if isinstance(node, ast.Attribute)]
+    return {node.attr.lower() for node in named if ast.unparse(node.value) == "logging"}
+
+
+#: How many arguments stand before the event's name.
+_LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "critical": 0, "log": 1}
+
+
+def _logged(call: ast.Call) -> str:
+    """The event that a call logs, if it does: a constant that stands first, or behind the level."""
+    func = call.func
+    if not isinstance(func, ast.Attribute) or func.attr not in _LEVELS or len(call.args) <= _LEVELS[func.attr]:
+        return ""
+    name = call.args[_LEVELS[func.attr]]
+    ours = ast.unparse(func.value).lstrip("_").startswith(("log", "telemetry.logger"))
+    return name.value if ours and isinstance(name, ast.Constant) and isinstance(name.value, str) else ""
+
+
 def schema() -> str:
     """JSON Schema of relay.yaml, destinations included."""
     found = Settings.model_json_schema(by_alias=True)
@@ -161,6 +206,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "metrics.md": metrics(),
         REFERENCE / "openapi.json": served,
         REFERENCE / "http.md": http(json.loads(served)),
+        REFERENCE / "logs.md": logs(),
         ROOT / "relay" / "relay.schema.json": schema(),
     }
 

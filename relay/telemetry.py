@@ -117,7 +117,7 @@ def _without_secrets(_logger: Any, _method: str, line: MutableMapping[str, Any])
 
 
 def _with_process(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    line["pid"] = os.getpid()
+    line["process_id"] = os.getpid()
     return line
 
 

@@ -65,9 +65,6 @@ def told(lane: Lane, work: Work, turn: Tally, measuring: Measuring) -> Iterator[
 
 def _say(lane: Lane, work: Work, turn: Tally, outcome: str, calls: int, waited_ms: int | None, ms: float) -> None:
     states = _states(turn)
-    failure = {}
-    if turn.causes or turn.why:
-        failure = {"reason": turn.reason, "detail": "; ".join(turn.causes[:_MOST]) or turn.why[:500]}
     log.log(
         logging.WARNING if outcome not in _WELL else logging.INFO,
         "delivery_attempt",
@@ -88,7 +85,8 @@ def _say(lane: Lane, work: Work, turn: Tally, outcome: str, calls: int, waited_m
         unread=len(work.unread),
         ms=ms,
         waited_ms=waited_ms,
-        **failure,
+        reason=turn.reason,
+        detail="; ".join(turn.causes[:_MOST]) or turn.why[:500],
     )
 
 

@@ -102,7 +102,7 @@ def deliver(name: _Source) -> Response:
     duplicate = all(t.duplicate for t in taken)
     if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
         here.fetches.ring(name)
-    if accepted.faults or log.is_enabled_for(logging.DEBUG) or tracing.on():
+    if accepted.faults or logging.getLogger().isEnabledFor(logging.DEBUG) or tracing.on():
         _tell(name, accepted, taken)
     return _answer(source, Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate))
 

@@ -33,7 +33,7 @@ def test_what_is_stored_is_one_line_at_info_however_many_records(here: Here, lin
     here.drain()
     (line,) = lines()
     assert (line["level"], line["outcome"]) == ("info", "stored")
-    assert "reason" not in line
+    assert line["reason"] == line["detail"] == ""
     assert (line["events"], line["records"], line["stored"], line["attempt"]) == (30, 30, 30, 1)
     assert (line["destination"], line["lane"], line["tables"]) == ("mbi", "mbi/0/1", ["s_orders"])
     assert line["event_ids"] == arrivals[:20]

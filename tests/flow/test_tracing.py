@@ -255,7 +255,7 @@ def test_every_line_of_gunicorn_its_workers_the_rq_worker_and_its_horses_is_json
     world.post()
     until(lambda: world.lines("delivery_attempt"))
     for line in world.out.read_text().splitlines():
-        assert {"event", "level", "timestamp", "pid", "logger_name"} <= json.loads(line).keys(), line
+        assert {"event", "level", "timestamp", "process_id", "logger_name"} <= json.loads(line).keys(), line
 
 
 def test_a_collector_that_is_away_costs_its_spans_and_nothing_else(world):

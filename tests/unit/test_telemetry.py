@@ -47,7 +47,7 @@ def test_what_we_and_libraries_say_warn_and_die_of_are_lines_of_one_manner(lines
         ("process", "error"),
         ("process", "critical"),
     ]
-    assert all({"timestamp", "pid", "event"} <= line.keys() for line in lines)
+    assert all({"timestamp", "process_id", "event"} <= line.keys() for line in lines)
     assert "ZeroDivisionError" in lines[3]["exception"]
     assert lines[4]["event"] == "process_failed"
 
