@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -150,8 +151,7 @@ def web(config: Config, *, config_path: Path | None, port: int | None, out: Say,
             _supervise(active, {}, address, None, signals, say, parts)
 
     # In a container nobody sits before it: what it says are lines as all others.
-    logs = telemetry.as_json(config.settings.log_format)
-    return _run(config, (lambda line: _log.info("progress", text=line)) if logs else out, serve)
+    return _run(config, out, serve, lines=telemetry.as_json(config.settings.log_format))
 
 
 def _invite(url: str, address: Address, say: Say) -> None:
@@ -167,10 +167,13 @@ def _invite(url: str, address: Address, say: Say) -> None:
         say(f"first admin of the console: set a password at {where} (good once, for an hour)")
 
 
-def _run(config: Config, out: Say, serve: Callable[[Signals, Say], None]) -> int:
+def _run(config: Config, out: Say, serve: Callable[[Signals, Say], None], *, lines: bool = False) -> int:
     telemetry.setup(config.settings.log_format, config.settings.log_level)
 
-    def say(line: str) -> None:
+    def say(line: str, *, fault: bool = False) -> None:
+        if lines:
+            _log.log(logging.ERROR if fault else logging.INFO, "progress", text=line)
+            return
         # Whoever reads may be gone, with the terminal or the pipe; the work is not.
         with contextlib.suppress(OSError):
             out(line)
@@ -182,10 +185,11 @@ def _run(config: Config, out: Say, serve: Callable[[Signals, Say], None]) -> int
     except Stopped:
         return 0
     except RelayError as error:
-        say(str(error))
+        say(str(error), fault=True)
         return 1
     except OSError as error:
-        say(f"{error.filename or config.data_dir}: {error.strerror}: look at the disk and the rights of this user")
+        where = error.filename or config.data_dir
+        say(f"{where}: {error.strerror}: look at the disk and the rights of this user", fault=True)
         return 1
     return 0
 

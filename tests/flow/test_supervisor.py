@@ -138,7 +138,8 @@ class Up:
         self.process = self.run()
 
     def ready(self) -> Up:
-        eventually(lambda: "rowhook is ready" in self.out.read_text(), "ready")
+        # `relay web` says it as a line of the log, where nobody sits before it.
+        eventually(lambda: "rowhook is ready" in self.out.read_text() + self.err.read_text(), "ready")
         if (self.home / "stand_in.py").exists():
             eventually(lambda: self.noted("worker", "job"), "the stand-in of the worker is up as well")
         return self
