@@ -1,4 +1,4 @@
-"""What the ticker looks after besides bells: clock, parking, what fences remember, documents, alerts."""
+"""What the ticker looks after besides bells: clock, parking, fences, documents, alerts, pulses, samples."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from relay.buffer.documents import Documents
 from relay.buffer.fences import Fences, keeping
 from relay.buffer.parking import Parking
 from relay.buffer.pulse import Pulse
+from relay.buffer.samples import Sampler
 from relay.buffer.waiting import Waiting
 from relay.config import Config
 from relay.dispatch import ask_to_expand, ask_to_fetch
@@ -45,7 +46,7 @@ class Keeper:
         self._cleaning: Iterator[None] = iter(())
         self._watchman, self._clock = Watchman(client), Clock(client)
         self._documents, self._waiting = Documents(client), Waiting(client)
-        self._pulse = Pulse(client)
+        self._pulse, self._sampler = Pulse(client), Sampler(client)
 
     def reload(self, config: Config) -> None:
         """Go on with other settings."""
@@ -70,6 +71,7 @@ class Keeper:
             ask_to_fetch(self.client, source)
         self._watchman.tick(self.config)
         self._pulse.look(self.config.settings.sources)
+        self._sampler.look()
 
     def _park(self) -> None:
         if self.config.settings.archive_days == 0:  # the only other place for what waits

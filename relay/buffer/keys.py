@@ -28,8 +28,8 @@ key                                    type    holds
 `rh:admin:link:<sha256>`               string  a one-time link for a password; goes by itself after an hour
 `rh:admin:session:<sha256>`            hash    one session of the console; goes by itself
 `rh:admin:tries:<sort>:<bucket>`       string  attempts to log in; goes by itself after a quarter of an hour
-`rh:console:samples`                   list    counters of the ledger as the console read them, for its rates
-`rh:console:sampled`                   string  there while the last sample is fresh; goes by itself
+`rh:samples:hour`                      hash    place in a ring of 10 s -> counters as they were (`samples.Sample`)
+`rh:samples:day`                       hash    the same of a day, in places of five minutes
 `rh:numbers`                           hash    table, figure, chart -> its number in the export API; `#`: the last
 `rh:exports`                           zset    numbers of raw exports -> when they were asked for (ms)
 `rh:exports:last`                      string  number of the last raw export
@@ -93,8 +93,8 @@ API_KEYS_USED: Final = "rh:keys:used"
 CLIENTS: Final = "rh:clients"
 ADMINS: Final = "rh:admins"
 ADMINS_SEEN: Final = "rh:admins:seen"
-SAMPLES: Final = "rh:console:samples"
-SAMPLED: Final = "rh:console:sampled"
+SAMPLES_HOUR: Final = "rh:samples:hour"
+SAMPLES_DAY: Final = "rh:samples:day"
 NUMBERS: Final = "rh:numbers"
 EXPORTS: Final = "rh:exports"
 LAST_EXPORT: Final = "rh:exports:last"

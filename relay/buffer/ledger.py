@@ -37,6 +37,15 @@ class Ledger(msgspec.Struct):
     events: dict[str, dict[str, int]]
     records: dict[tuple[str, str, str], dict[str, int]]
 
+    def totals(self) -> tuple[Counter[str], Counter[str]]:
+        """Events and records of all sources, by state."""
+        events, records = Counter[str](), Counter[str]()
+        for states in self.events.values():
+            events.update(states)
+        for states in self.records.values():
+            records.update(states)
+        return events, records
+
     def residuals(self) -> Iterator[str]:
         """A sentence for each account that does not balance."""
         for source, states in sorted(self.events.items()):

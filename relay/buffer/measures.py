@@ -70,6 +70,23 @@ def names(kind: str) -> list[str]:
     return [*(str(bound) for bound in _BOUNDS[kind]), OVER]
 
 
+def quantile(counts: Sequence[int], share: float) -> float | None:
+    """Seconds within which a share of rows was committed, even between two bounds; None where there is none.
+
+    Args:
+        counts: rows by the bounds of `LAG_S`, and beyond the last: of those no more is known than that bound.
+        share: from 0 to 1.
+    """
+    wanted, below, least = sum(counts) * share, 0, 0.0
+    if wanted <= 0:
+        return None
+    for bound, count in zip(LAG_S, counts, strict=False):
+        if count and below + count >= wanted:
+            return least + (bound - least) * (wanted - below) / count
+        below, least = below + count, bound
+    return least
+
+
 def lags(destination: str, committed: Iterable[str], now_us: int) -> Counter[str]:
     """What to count where rows of these events were committed.
 

@@ -342,18 +342,6 @@ def test_the_overview_names_what_fails_and_why(me):
     assert "Failed 2 2 events not mapped" in page
 
 
-def test_the_rate_is_of_what_came_between_two_looks(me):
-    me.get()
-    me.client.delete(keys.SAMPLED)
-    newest = json.loads(me.client.lindex(keys.SAMPLES, 0))
-    me.client.lset(keys.SAMPLES, 0, json.dumps([newest[0] - 60_000, *newest[1:]]))
-    for n in range(6):
-        me.post_event(row(n))
-    page = text(me.get())
-    assert "6.0 events and 0.0 records a minute, over the last 1 min" in page
-    assert "<polyline" in me.get()
-
-
 def test_a_live_part_is_the_part_alone_and_does_not_keep_a_session_awake(me):
     (at,) = me.client.scan_iter("rh:admin:session:*")
     me.client.expire(at, 100)

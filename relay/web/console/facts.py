@@ -73,15 +73,6 @@ class Facts:
         self.accounts = Accounts(client).every()
         self.now_ms = int(time.time() * 1000)
 
-    def totals(self) -> tuple[Counter[str], Counter[str]]:
-        """Events and records of all sources, by state."""
-        events: Counter[str] = Counter()
-        records: Counter[str] = Counter()
-        for states in self.ledger.events.values():
-            events.update(states)
-        for states in self.ledger.records.values():
-            records.update(states)
-        return events, records
 
     # --- sources -------------------------------------------------------------------------------------------
 

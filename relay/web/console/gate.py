@@ -20,7 +20,7 @@ from relay.errors import BufferUnavailable, RelayError
 from relay.signatures import same
 from relay.telemetry import logger
 from relay.web.callers import networks, normal
-from relay.web.console import words
+from relay.web.console import charts, words
 from relay.web.state import state
 from relay.words import sentence
 
@@ -72,7 +72,7 @@ class Console:
 def attach(app: Flask, config: Config) -> None:
     """Give an application what its console needs."""
     app.extensions["rowhook_console"] = Console(config)
-    app.jinja_env.filters.update(words.FILTERS)
+    app.jinja_env.filters.update(words.FILTERS, a_minute=charts.a_minute, seconds=charts.seconds)
 
 
 def here() -> Console:

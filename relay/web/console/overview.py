@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 from flask import Response, url_for
 
-from relay.buffer import causes, needs
+from relay.buffer import causes, needs, samples
 from relay.buffer.failures import Failures
-from relay.web.console import rates
+from relay.web.console import charts, rates
 from relay.web.console.facts import Facts
 from relay.web.console.gate import bp, here, page
 from relay.web.state import state
@@ -50,11 +50,13 @@ def facts() -> Facts:
 def overview() -> Response:
     """What flows, what fails, and why."""
     found = facts()
-    events, records = found.totals()
+    events, records = found.ledger.totals()
     sources, targets = found.sources(), found.destinations()
+    sampled = samples.read(here().client)
     return page(
         "overview.html",
-        rates=rates.look(here().client, events, records),
+        lately=rates.lately(sampled),
+        periods=charts.periods(sampled),
         events=events,
         records=records,
         waits=sum(target.waits for target in targets),

@@ -1,108 +1,77 @@
-"""Rates: the ledger's counters as they were when somebody looked, kept for an hour, and drawn as a small chart.
-
-Nothing is counted for it: each reading leaves a sample where the last one is old enough, so a chart has gaps where
-nobody looked, and says so.
-"""
+"""Rates and freshness: what two samples of the counters say of the time between them."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
-import redis as driver
 
-from relay.buffer import keys
+from relay.buffer.measures import quantile
+from relay.buffer.samples import LOOK_S, Sample, Samples
 
-EVERY_S: Final = 10
-KEPT_S: Final = 3600
-_MOST: Final = KEPT_S // EVERY_S
-_MINUTE_MS: Final = 60_000
-_LATELY_MS: Final = 90_000
-#: Of the chart.
-WIDTH: Final = 240
-HEIGHT: Final = 40
+_MS: Final = 1000
+_MINUTE_MS: Final = 60 * _MS
+#: What counts as now; and the time over which the sentences speak.
+_FRESH_MS: Final = 3 * LOOK_S * _MS
+_LATELY_MS: Final = 90 * _MS
+#: Two samples belong together where no more than so many steps lie between them; what is between others is a gap.
+_TOGETHER: Final = 2.5
 
 
-class Sample(msgspec.Struct, array_like=True):
-    """Counters at one moment (ms since 1970)."""
+class Reading(msgspec.Struct, frozen=True):
+    """One moment, and the time since the one before it.
+
+    Args:
+        at: ms since 1970. since: of the one before; None where that is too long ago.
+        accepted: events a minute since then. stored: records a minute. p50, p99: seconds from receipt to commit of
+            what was committed since then, None where nothing was.
+        pending, failed: how many there are at the moment.
+    """
 
     at: int
-    accepted: int
-    stored: int
+    since: int | None
+    accepted: float | None
+    stored: float | None
+    p50: float | None
+    p99: float | None
+    pending: int
     failed: int
 
 
-class Rates(msgspec.Struct, frozen=True):
-    """Per minute over the last minutes; None where there is nothing to compare with yet.
-
-    Args:
-        over_s: how long a time they are of. points: of the chart of accepted events, as SVG has them.
-        since_s: how long ago the chart begins. peak: its highest, per minute.
-    """
-
-    accepted: float | None
-    stored: float | None
-    over_s: int
-    points: str
-    since_s: int
-    peak: float
+def readings(samples: Sequence[Sample], step_ms: int) -> list[Reading]:
+    """One reading a step, where there is a sample in it; oldest first."""
+    last = {sample.at // step_ms: sample for sample in samples}
+    thinned = [last[step] for step in sorted(last)]
+    found = [_reading(None, sample) for sample in thinned[:1]]
+    for older, newer in itertools.pairwise(thinned):
+        together = newer.at - older.at <= _TOGETHER * step_ms
+        found.append(_reading(older if together else None, newer))
+    return found
 
 
-def look(client: driver.Redis, events: Mapping[str, int], records: Mapping[str, int]) -> Rates:
-    """Leave a sample, and say the rates."""
-    sample = Sample(
-        int(time.time() * 1000),
-        events.get("accepted", 0),
-        records.get("stored", 0) + records.get("superseded", 0),
-        events.get("quarantined", 0) + records.get("dead", 0),
+def lately(samples: Samples) -> Reading | None:
+    """The last minute and a half; None where nobody took samples in it."""
+    kept = [sample for sample in samples.hour if samples.now_ms - sample.at <= _LATELY_MS]
+    if len(kept) < 2 or samples.now_ms - kept[-1].at > _FRESH_MS:  # noqa: PLR2004 - two ends of a time
+        return None
+    return _reading(kept[0], kept[-1])
+
+
+def _reading(older: Sample | None, newer: Sample) -> Reading:
+    """A reading; a counter that went back began anew, and says nothing of the time in between."""
+    if older is None or newer.at <= older.at or newer.accepted < older.accepted or newer.stored < older.stored:
+        return Reading(newer.at, None, None, None, None, None, newer.pending, newer.failed)
+    minutes = (newer.at - older.at) / _MINUTE_MS
+    lag = [max(0, now - then) for now, then in zip(newer.lag, older.lag, strict=True)]
+    return Reading(
+        newer.at,
+        older.at,
+        (newer.accepted - older.accepted) / minutes,
+        (newer.stored - older.stored) / minutes,
+        quantile(lag, 0.5),
+        quantile(lag, 0.99),
+        newer.pending,
+        newer.failed,
     )
-    if client.set(keys.SAMPLED, "1", nx=True, ex=EVERY_S):
-        with client.pipeline() as pipe:
-            pipe.lpush(keys.SAMPLES, msgspec.json.encode(sample))
-            pipe.ltrim(keys.SAMPLES, 0, _MOST)
-            pipe.expire(keys.SAMPLES, KEPT_S)
-            pipe.execute()
-    raw: Any = client.lrange(keys.SAMPLES, 0, -1)
-    kept = [msgspec.json.decode(text, type=Sample) for text in raw]
-    return of([sample, *(s for s in kept if sample.at - KEPT_S * 1000 < s.at < sample.at)])
-
-
-def of(samples: Sequence[Sample]) -> Rates:
-    """Rates of samples, newest first."""
-    newest = samples[0]
-    lately = [s for s in samples if newest.at - s.at <= _LATELY_MS]
-    # Where nobody looked for long, what there is says more of then than of now.
-    older = lately[-1] if len(lately) > 1 else samples[min(1, len(samples) - 1)]
-    minutes = (newest.at - older.at) / _MINUTE_MS
-    points, peak = _chart(samples)
-    if minutes <= 0:
-        return Rates(None, None, 0, points, 0, peak)
-    return Rates(
-        max(0, newest.accepted - older.accepted) / minutes,
-        max(0, newest.stored - older.stored) / minutes,
-        int(minutes * 60),
-        points,
-        (newest.at - samples[-1].at) // 1000,
-        peak,
-    )
-
-
-def _chart(samples: Sequence[Sample]) -> tuple[str, float]:
-    """Accepted events per minute between each two samples, oldest first."""
-    pairs = list(itertools.pairwise(samples))[::-1]
-    found = [
-        (older.at, newer.at, max(0, newer.accepted - older.accepted) / (newer.at - older.at) * _MINUTE_MS)
-        for newer, older in pairs
-        if newer.at > older.at
-    ]
-    if not found:
-        return "", 0.0
-    start, end, peak = found[0][0], found[-1][1], max(rate for *_, rate in found)
-    corners = []
-    for since, until, rate in found:
-        y = HEIGHT - 1 - (HEIGHT - 4) * (rate / peak if peak else 0)
-        corners += [f"{WIDTH * (at - start) / (end - start):.1f},{y:.1f}" for at in (since, until)]
-    return " ".join(corners), peak

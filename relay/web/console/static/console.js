@@ -9,7 +9,11 @@ async function freshen(part) {
   try {
     const answer = await fetch(part.dataset.live, { headers: { "X-Console-Part": "live" }, redirect: "error" });
     if (answer.status === 403) location.reload(); // the session has ended
-    if (answer.ok && !part.contains(document.activeElement)) part.innerHTML = await answer.text();
+    const text = await answer.text();
+    if (!answer.ok || part.contains(document.activeElement)) return;
+    const open = [...part.querySelectorAll("details[open][id]")].map((one) => one.id);
+    part.innerHTML = text;
+    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
   } catch { /* the relay is away for a moment; what stands there stays */ }
 }
 
