@@ -42,6 +42,16 @@ class ServedSettings(BaseModel):
         (), description="Addresses and networks of proxies that are believed what X-Forwarded-For says."
     )
 
+    console_user_header: str = Field(
+        "",
+        pattern="^([A-Za-z][A-Za-z0-9-]{0,63})?$",
+        description="Header in which one of `trusted_proxies` names the console's user, such as X-Forwarded-User; "
+        "from elsewhere it is ignored. The proxy must remove it from what others send. Empty: passwords alone.",
+    )
+    console_password_login: bool = Field(
+        default=True, description="Console users may log in with a password; false: only `console_user_header`."
+    )
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
@@ -60,13 +70,14 @@ class ServedSettings(BaseModel):
 
 
 def check(settings: ServedSettings, known: Collection[str], fault: Callable[[str, str], Exception]) -> None:
-    """See that each saved query knows where it is run.
+    """See that each saved query knows where it is run, and that users, and they alone, get into the console.
 
     Args:
         settings: these.
         known: the destinations.
         fault: words an error, from a setting and a message.
     """
+    _check_console(settings, fault)
     for block, saved in (("figures", settings.figures), ("charts", settings.charts)):
         for name, query in saved.items():
             at = f"{block}.{name}.destination"
@@ -74,3 +85,14 @@ def check(settings: ServedSettings, known: Collection[str], fault: Callable[[str
                 raise fault(at, f"there is no destination {query.destination!r}; known: {', '.join(known)}")
             if not query.destination and len(known) != 1:
                 raise fault(at, f"say which of the destinations: {', '.join(known)}")
+
+
+def _check_console(settings: ServedSettings, fault: Callable[[str, str], Exception]) -> None:
+    if not settings.console_user_header:
+        if not settings.console_password_login:
+            raise fault("console_password_login", "nobody could get in: set console_user_header")
+        return
+    if not settings.trusted_proxies:
+        raise fault("console_user_header", "nobody would be believed: set trusted_proxies")
+    if any(ipaddress.ip_network(network).prefixlen == 0 for network in settings.trusted_proxies):
+        raise fault("console_user_header", "with all addresses in trusted_proxies anybody could be any user")

@@ -1,4 +1,4 @@
-"""Who may use the console: admin users, one-time links at which they set a password, sessions, and a throttle.
+"""Who may use the console: admin users, one-time links at which they set a password, and their sessions.
 
 Passwords are kept as argon2id hashes, links and sessions by the SHA-256 of their random tokens: whoever reads
 Redis can become nobody. A user's record has a generation, which each new password and reset changes; what was
@@ -10,7 +10,6 @@ https://www.rfc-editor.org/rfc/rfc9106 · https://cheatsheetseries.owasp.org/che
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 import secrets
 import threading
@@ -24,6 +23,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from redis.exceptions import WatchError
 
 from relay.buffer import keys
+from relay.buffer.throttle import Throttle
 from relay.errors import BufferUnavailable, ConfigInvalid
 
 #: A link opens for so long, a session lives so long at most, and so long without being used.
@@ -33,16 +33,12 @@ IDLE_S: Final = 30 * 60
 #: Characters of a password.
 SHORTEST: Final = 12
 LONGEST: Final = 512
-#: Attempts within the window: of one user from one address, of one address, and of one user from anywhere.
-MOST_PAIR: Final = 5
-MOST_ADDRESS: Final = 30
-MOST_USER: Final = 50
-WINDOW_S: Final = 900
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}\Z")
-#: Tries are counted in so many buckets a sort (16 to the power of this), whatever names a caller invents.
-_BUCKET_DIGITS: Final = 3
-_SUBNET: Final = 64
 _TOKEN_BYTES: Final = 32
+#: Stands for a generation in sessions of whom a proxy named; none of ours is like it.
+_PROXIED: Final = "proxy"
+#: Addresses of a session that are told apart.
+_MOST_CALLERS: Final = 8
 #: One hash takes 64 MiB and a good part of a second of a core: few at once, and few threads that wait for it,
 #: since deliveries need the others.
 _AT_ONCE: Final = 2
@@ -75,19 +71,18 @@ class Admin(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """Who asks. `id` names the session in Redis; `form` is the token that each of its forms must bring."""
+    """Who asks.
+
+    Args:
+        id: names the session in Redis. form: the token that each of its forms must bring.
+        proxied: a trusted proxy named the user, and must go on naming it. callers: addresses it was used from.
+    """
 
     id: str
     user: str
     form: str
-
-
-class Throttled(Exception):
-    """Too many attempts; ask again after `seconds`. `first` of those that were too many, which is worth a line."""
-
-    def __init__(self, seconds: int, *, first: bool) -> None:
-        super().__init__(f"too many attempts: ask again in {seconds} s")
-        self.seconds, self.first = seconds, first
+    proxied: bool
+    callers: tuple[str, ...]
 
 
 def _digest(token: str) -> str:
@@ -99,6 +94,11 @@ def form_token(token: str) -> str:
     return hashlib.blake2b(token.encode("utf-8", "replace"), digest_size=24, person=b"rowhook-form").hexdigest()
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be a user's name."""
+    return bool(_NAME.match(text))
+
+
 class Admins:
     """All admin users of a Redis.
 
@@ -107,7 +107,7 @@ class Admins:
     """
 
     def __init__(self, client: driver.Redis) -> None:
-        self.client = client
+        self.client, self._throttle = client, Throttle(client)
 
     # --- users ---------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Admins:
         Raises:
             ConfigInvalid: the name cannot be one, or is taken.
         """
-        if not _NAME.match(name):
+        if not is_name(name):
             raise ConfigInvalid("a name has up to 64 letters, digits and . _ @ + -, a letter or digit being first")
         stored = _Stored(_generation(), created_s=int(time.time()))
         if not self.client.hsetnx(keys.ADMINS, name, msgspec.json.encode(stored)):
@@ -233,13 +233,13 @@ class Admins:
         Raises:
             Throttled: too many attempts; the password was not even looked at.
         """
-        self._count(name, address)
+        self._throttle.count(name, address)
         stored = self._stored(name[:LONGEST])
         if not self._verify(stored.hash if stored is not None else "", password[: LONGEST + 1]) or stored is None:
             return None
-        self._forgive(name, address)
+        self._throttle.forgive(name, address)
         self.client.hset(keys.ADMINS_SEEN, name, int(time.time()))
-        return self._begin(name, stored.generation)
+        return self._begin(name, stored.generation, address)
 
     @staticmethod
     def _verify(kept: str, password: str) -> bool:
@@ -249,33 +249,16 @@ class Admins:
             except (VerificationError, InvalidHashError):
                 return False
 
-    def _count(self, name: str, address: str) -> None:
-        """Count an attempt before it is looked at: those made at the same time count too."""
-        limits = _limits(name, address)
-        with self.client.pipeline() as pipe:
-            for key in limits:
-                pipe.incr(key)
-                pipe.expire(key, WINDOW_S, nx=True)
-                pipe.ttl(key)
-            answers = pipe.execute()
-        counts = zip(limits.values(), answers[::3], answers[2::3], strict=True)
-        over = [(int(left), count - most) for most, count, left in counts if count > most]
-        if over:
-            raise Throttled(max(1, *(left for left, _ in over)), first=all(by == 1 for _, by in over))
-
-    def _forgive(self, name: str, address: str) -> None:
-        """A good password does not count as an attempt."""
-        with self.client.pipeline() as pipe:
-            for key in _limits(name, address):
-                pipe.decr(key)
-                pipe.expire(key, WINDOW_S, nx=True)  # where it ended in between, it must not come back to stay
-            pipe.execute()
-
     # --- sessions ------------------------------------------------------------------------------------------
 
-    def _begin(self, name: str, generation: str) -> str:
+    def begin_proxied(self, name: str, address: str) -> str:
+        """A new session's token for whom a trusted proxy names; it need not be a user of ours."""
+        return self._begin(name, _PROXIED, address)
+
+    def _begin(self, name: str, generation: str, address: str) -> str:
         token = secrets.token_urlsafe(_TOKEN_BYTES)
-        fields: Any = {"user": name, "generation": generation, "since": int(time.time())}
+        since = int(time.time())
+        fields: Any = {"user": name, "generation": generation, "since": since, "callers": address}
         at = keys.admin_session(_digest(token))
         with self.client.pipeline() as pipe:
             pipe.hset(at, mapping=fields)
@@ -291,21 +274,43 @@ class Admins:
             touch: a person is there: the idle time begins anew.
         """
         id_ = _digest(token)
-        raw: Any = self.client.hmget(keys.admin_session(id_), ["user", "generation", "since"])
-        if None in raw:
+        raw: Any = self.client.hmget(keys.admin_session(id_), ["user", "generation", "since", "callers"])
+        if None in raw[:3]:
             return None
-        user, generation, since = (value.decode() for value in raw)
-        stored, left = self._stored(user), int(since) + SESSION_S - int(time.time())
-        if stored is None or stored.generation != generation or left <= 0:
+        user, generation, since, callers = ((value or b"").decode() for value in raw)
+        proxied, left = generation == _PROXIED, int(since) + SESSION_S - int(time.time())
+        stored = None if proxied else self._stored(user)
+        if left <= 0 or not (proxied or (stored is not None and stored.generation == generation)):
             self.client.delete(keys.admin_session(id_))
             return None
         if touch:
             self.client.expire(keys.admin_session(id_), min(IDLE_S, left))
-        return Session(id_, user, form_token(token))
+        return Session(id_, user, form_token(token), proxied, tuple(callers.split()))
+
+    def moved(self, session: Session, address: str) -> bool:
+        """Whether a session is used from an address for the first time, other than at its beginning.
+
+        Of so many addresses none is news any more: a list of acts must not be filled by one browser.
+        """
+        if address in session.callers or len(session.callers) >= _MOST_CALLERS:
+            return False
+        at = keys.admin_session(session.id)
+        with self.client.pipeline() as pipe:
+            pipe.hset(at, "callers", " ".join([*session.callers, address]))
+            pipe.expire(at, IDLE_S, nx=True)
+            pipe.execute()
+        return True
 
     def end(self, token: str) -> None:
         """End a session."""
         self.client.delete(keys.admin_session(_digest(token)))
+
+    def end_all(self, name: str) -> None:
+        """End all sessions of a user with a password, who keeps it."""
+        stored = self._stored(name)
+        if stored is not None:
+            fresh = _Stored(_generation(), stored.hash, stored.created_s)
+            self._replace(name, stored.generation, fresh)
 
     def say(self, session: Session, text: str) -> None:
         """Keep a sentence for the next page of a session."""
@@ -342,31 +347,6 @@ class _Seat:
 
 def _busy() -> BufferUnavailable:
     return BufferUnavailable("too many log in at once", reason="busy", retry_after_s=2)
-
-
-def _limits(name: str, address: str) -> dict[str, int]:
-    """Counters of an attempt, and how far each may go."""
-    user, where = name.lower(), _network(address)
-    return {
-        _bucket("pair", f"{user}\0{where}"): MOST_PAIR,
-        _bucket("address", where): MOST_ADDRESS,
-        _bucket("user", user): MOST_USER,
-    }
-
-
-def _bucket(sort: str, text: str) -> str:
-    return keys.admin_tries(f"{sort}:{_digest(text)[:_BUCKET_DIGITS]}")
-
-
-def _network(address: str) -> str:
-    """Whoever has an IPv6 address has the 2^64 around it as well."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, _SUBNET), strict=False))
-    return str(found)
 
 
 def _generation() -> str:

@@ -132,7 +132,8 @@ def up(  # noqa: PLR0913 - what the command line can say
         with contextlib.closing(address), contextlib.closing(lock), _running(server, signals, say):
             if first is not None:
                 first(server.url if server else elsewhere)
-            _invite(server.url if server else elsewhere, address, say)
+            if config.settings.console_password_login:
+                _invite(server.url if server else elsewhere, address, say)
             shared = env | ({"RELAY_REDIS_URL": server.url} if server else {})
             _supervise(active, shared, address, server, signals, say, parts)
 

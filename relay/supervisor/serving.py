@@ -74,6 +74,8 @@ def gunicorn_settings(settings: Settings, listen_fd: str = "") -> dict[str, Any]
         "timeout": 30,
         "graceful_timeout": 30,
         "http_parser": "auto",
+        # WSGI cannot tell X_Forwarded_User from X-Forwarded-User, and a proxy removes only the one it knows.
+        "header_map": "drop",
         # gunicorn's most. A header of a signature may be as long as its own default lets through (8190).
         "limit_request_line": 8190,
         # A worker that touches its heartbeat file on a busy disk can be taken for dead.

@@ -28,7 +28,7 @@ def caller(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """
     hops = [hop.strip() for hop in forwarded.split(",")] if forwarded.strip() else []
     address = normal(peer)
-    while hops and _within(address, trusted):
+    while hops and within(address, trusted):
         address = normal(hops.pop())
     return address
 
@@ -45,7 +45,8 @@ def normal(text: str) -> str:
     return str(mapped or address)
 
 
-def _within(text: str, trusted: Sequence[Network]) -> bool:
+def within(text: str, trusted: Sequence[Network]) -> bool:
+    """Whether a normalised address is one of those that are trusted; what is no address never is."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -10,8 +10,9 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from relay.buffer import admins, keys
-from relay.buffer.admins import Admins, Throttled
+from relay.buffer import admins, keys, throttle
+from relay.buffer.admins import Admins
+from relay.buffer.throttle import Throttled
 from relay.cli.main import app
 from relay.errors import ConfigInvalid
 from relay.supervisor import run
@@ -174,7 +175,7 @@ def test_an_address_may_try_thirty_times_whatever_names_it_invents_and_an_ipv6_n
 
 def test_counters_of_tries_are_bounded_and_go_by_themselves(users, client, monkeypatch):
     monkeypatch.setattr(Admins, "_verify", staticmethod(lambda _kept, _password: False))
-    monkeypatch.setattr(admins, "_BUCKET_DIGITS", 1)
+    monkeypatch.setattr(throttle, "_BUCKET_DIGITS", 1)
     for n in range(100):
         try:
             users.login(f"user{n}", "wrong", f"10.0.{n}.1")
@@ -191,7 +192,7 @@ def test_a_good_password_is_no_try(ada):
 
 
 def test_a_user_there_is_not_takes_as_long_as_one_there_is(ada, monkeypatch):
-    monkeypatch.setattr(ada, "_count", lambda _name, _address: None)
+    monkeypatch.setattr(ada._throttle, "count", lambda _name, _address: None)
 
     def takes(name):
         least = []

@@ -16,6 +16,7 @@ __all__ = ["PAGES", "attach", "bp"]
 
 PAGES: Final = (
     "entry", "overview", "sources", "failures", "destinations", "events", "tables", "keys", "audit",
+    "acts",
 )  # fmt: skip
 for _page in PAGES:
     importlib.import_module(f"{__name__}.{_page}")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Any, Final
 
 from flask import Response, g, request
 
-from relay.buffer.admins import LONGEST, SHORTEST, Throttled
+from relay.buffer.admins import LONGEST, SHORTEST
+from relay.buffer.throttle import Throttled
 from relay.errors import ConfigInvalid
 from relay.web.console import gate
-from relay.web.console.gate import COOKIE, FORM_COOKIE, bp, here, log, page, set_cookie
+from relay.web.console.gate import COOKIE, FORM_COOKIE, bp, here, log, noted, page, set_cookie
 from relay.web.state import state
 from relay.words import sentence
 
 _FORM_TOKEN_BYTES: Final = 24
+_FORM_TOKEN: Final = re.compile(f"[0-9a-f]{{{2 * _FORM_TOKEN_BYTES}}}")
 
 
 def _form(template: str, status: int = 200, **facts: Any) -> Response:
     """A page with a form for people who have no session yet: its token stands in a cookie too."""
-    token = request.cookies.get(FORM_COOKIE) or secrets.token_hex(_FORM_TOKEN_BYTES)
+    token = request.cookies.get(FORM_COOKIE, "")
+    if not _FORM_TOKEN.fullmatch(token):
+        token = secrets.token_hex(_FORM_TOKEN_BYTES)
     response = page(template, status, form_token=token, **facts)
     set_cookie(response, FORM_COOKIE, token)
     return response
@@ -43,15 +48,17 @@ def log_in() -> Any:
     except Throttled as error:
         if error.first:
             log.warning("console_login_throttled", caller=caller, seconds=error.seconds)
+            here().acts.refuse("login_throttled", _known(name), caller)
         wrong = "Too many attempts from here, or for this name."
         response = _form("login.html", 429, wrong=wrong, wait=error.seconds)
         response.headers["Retry-After"] = str(error.seconds)
         return response
     if token is None:
         log.warning("console_login_refused", caller=caller)
+        here().acts.refuse("login_refused", _known(name), caller)
         return _form("login.html", 401, wrong="The name or the password is wrong.", name=name[:64])
     _end_session()
-    log.info("console_login", admin=name, caller=caller)
+    noted("console_login", name, caller)
     response = gate.back("overview")
     set_cookie(response, COOKIE, token)
     set_cookie(response, FORM_COOKIE, "")
@@ -61,12 +68,29 @@ def log_in() -> Any:
 @bp.post("/logout")
 def log_out() -> Any:
     """End the session."""
-    log.info("console_logout", admin=gate.session().user, caller=state().caller())
+    noted("console_logout", gate.session().user, state().caller())
     _end_session()
-    response = gate.back("login")
+    return _gone()
+
+
+@bp.post("/logout/everywhere")
+def log_out_everywhere() -> Any:
+    """End all sessions of whoever asks, this one too."""
+    noted("console_logout_everywhere", gate.session().user, state().caller())
+    here().admins.end_all(gate.session().user)
+    return _gone()
+
+
+def _gone() -> Response:
+    response: Response = gate.back("login")
     set_cookie(response, COOKIE, "")
     response.headers["Clear-Site-Data"] = '"cache"'
     return response
+
+
+def _known(name: str) -> str:
+    """A name that somebody has, else nothing: people type their password into the wrong field."""
+    return name if any(admin.name == name for admin in here().admins.every()) else ""
 
 
 def _end_session() -> None:
@@ -96,7 +120,7 @@ def accept() -> Any:
         return _welcome(token, here().admins.invited(token), 400, wrong=sentence(str(error)))
     if name is None:
         return _welcome("", None, 404)
-    log.info("console_password_set", admin=name, caller=state().caller())
+    noted("console_password_set", name, state().caller())
     return _form("login.html", name=name, well="The password is set. Log in with it.")
 
 

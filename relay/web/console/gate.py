@@ -5,7 +5,6 @@ https://fetch.spec.whatwg.org/#append-a-request-origin-header · https://www.w3.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -13,19 +12,30 @@ from flask import Blueprint, Flask, Response, current_app, g, redirect, render_t
 from redis.exceptions import RedisError
 from werkzeug.exceptions import Forbidden, HTTPException
 
-from relay.buffer.admins import Admins, Session
+from relay.buffer.acts import Acts
+from relay.buffer.admins import Admins, Session, is_name
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.errors import BufferUnavailable, RelayError
 from relay.signatures import same
 from relay.telemetry import logger
-from relay.web.callers import networks, normal
+from relay.web.callers import networks, normal, within
 from relay.web.console import charts, words
 from relay.web.state import state
 from relay.words import sentence
 
 log = logger("console")
-bp = Blueprint(
+
+
+class Pages(Blueprint):
+    """Pages are found without their last slash too: else werkzeug leads there, past the gate."""
+
+    def add_url_rule(self, *args: Any, **options: Any) -> None:
+        """See Flask's."""
+        super().add_url_rule(*args, **{"strict_slashes": False, **options})
+
+
+bp = Pages(
     "console",
     __name__,
     url_prefix="/console",
@@ -66,7 +76,10 @@ class Console:
     def __init__(self, config: Config) -> None:
         self.client = connect(config.redis_url(), timeout_s=_TIMEOUT_S)
         self.admins = Admins(self.client)
+        self.acts = Acts(self.client)
         self.trusted = networks(config.settings.trusted_proxies)
+        self.user_header = config.settings.console_user_header
+        self.passwords = config.settings.console_password_login
 
 
 def attach(app: Flask, config: Config) -> None:
@@ -85,12 +98,13 @@ def secure() -> bool:
     """Whether the browser speaks TLS, as far as the proxies before us are believed."""
     if request.is_secure:
         return True
-    try:
-        peer = ipaddress.ip_address(normal(request.remote_addr or ""))
-    except ValueError:
-        return False
-    believed = any(peer in network for network in here().trusted)
-    return believed and request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower() == "https"
+    proto = request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower()
+    return proto == "https" and _from_proxy()
+
+
+def _from_proxy() -> bool:
+    """Whether the other end of this connection is a trusted proxy; those before it do not count."""
+    return within(normal(request.remote_addr or ""), here().trusted)
 
 
 def session() -> Session:
@@ -121,17 +135,58 @@ def _enter() -> Any:
         return None
     request.max_content_length = _LONGEST_FORM
     part = FRAGMENT in request.headers
-    token = request.cookies.get(COOKIE, "")
-    found = here().admins.find(token, touch=not part) if token else None
+    found = _who(part)
     if found is not None:
         g.console_session = found
+        caller = state().caller()
+        if here().admins.moved(found, caller):
+            noted("console_session_moved", found.user, caller)
     if request.method not in {"GET", "HEAD", "OPTIONS"}:
         _our_form(found)
+    if not here().passwords and (found is None or request.endpoint in _OPEN - {"console.login"}):
+        raise Forbidden("there are no passwords here: come through the proxy that says who you are")
     if found is None and request.endpoint not in _OPEN:
         if part or request.method == "POST":
             raise Forbidden("the session has ended: log in again")
         return redirect(url_for("console.login"), 303)
     return None
+
+
+def _who(part: bool) -> Session | None:
+    """The session of whoever asks; where a proxy names somebody, of nobody else."""
+    admins, token = here().admins, request.cookies.get(COOKIE, "")
+    found = admins.find(token, touch=not part) if token else None
+    named = _named()
+    if named is None:
+        return None if found is None or found.proxied or not here().passwords else found
+    if found is not None and found.user == named and (found.proxied or here().passwords):
+        return found
+    if found is not None:
+        admins.end(token)
+    if part or request.method not in {"GET", "HEAD"}:  # no form of ours can come from a session that begins now
+        return None
+    caller = state().caller()
+    g.console_begun = admins.begin_proxied(named, caller)
+    noted("console_login", named, caller, by=here().user_header)
+    return admins.find(g.console_begun, touch=False)
+
+
+def _named() -> str | None:
+    """Whom a trusted proxy says that this request is from; None where it, or anybody else, says nothing to us.
+
+    Raises:
+        Forbidden: it says what is no name. Several of one header are one to WSGI, with a comma between them.
+    """
+    name = here().user_header
+    if not name or name not in request.headers or not _from_proxy():
+        return None
+    named = request.headers[name]
+    if not is_name(named):
+        caller = state().caller()
+        log.warning("console_proxy_user_refused", caller=caller)
+        here().acts.refuse("proxy_user_refused", "", caller)
+        raise Forbidden(f"the proxy names nobody who could be a user in its header {name}")
+    return named
 
 
 def _our_form(found: Session | None) -> None:
@@ -150,12 +205,16 @@ def _our_form(found: Session | None) -> None:
     wanted = found.form if found is not None else request.cookies.get(FORM_COOKIE, "")
     if foreign or not wanted or not same(wanted, request.form.get(FORM_FIELD, "")):
         if found is not None:  # anybody may post here; only that somebody's session was at stake is news
-            log.warning("console_form_refused", path=request.path, caller=state().caller(), foreign=foreign)
+            caller = state().caller()
+            log.warning("console_form_refused", path=request.path, caller=caller, foreign=foreign)
+            here().acts.refuse("form_refused", found.user, caller)
         raise Forbidden("this form is not from this session: open the page again")
 
 
 @bp.after_request
 def _leave(response: Response) -> Response:
+    if "console_begun" in g:
+        set_cookie(response, COOKIE, g.console_begun)
     for name, value in _HEADERS.items():
         response.headers[name] = value
     # A style sheet is nobody's secret, and asked for with each page.
@@ -183,9 +242,17 @@ def _html(text: str, status: int) -> Response:
 
 
 def acted(act: str, text: str, **details: Any) -> None:
-    """Log what a user did, and say it on the next page."""
-    log.info("console_act", act=act, admin=session().user, caller=state().caller(), **details)
+    """Log what a user did, keep it among the acts, and say it on the next page; no secret may be in `details`."""
+    caller = state().caller()
+    log.info("console_act", act=act, admin=session().user, caller=caller, **details)
+    here().acts.note(act, session().user, caller, details)
     here().admins.say(session(), text)
+
+
+def noted(event: str, admin: str, caller: str, **details: Any) -> None:
+    """Log a way in or out by its event, and keep it among the acts."""
+    log.info(event, admin=admin, caller=caller, **details)
+    here().acts.note(event.removeprefix("console_"), admin, caller, details)
 
 
 def back(endpoint: str, **values: Any) -> Any:
