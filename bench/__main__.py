@@ -10,7 +10,7 @@ from bench.report import Row, table
 
 BENCHES = ("accept", "drain", "freshness")
 #: `all` leaves out what needs a tool that not every machine has, and what takes minutes and has no target.
-APART = ("fsync", "documents", "imports", "growth")
+APART = ("fsync", "documents", "imports", "growth", "console")
 
 
 def main() -> int:

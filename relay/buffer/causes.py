@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 from collections.abc import Iterable
 from typing import Final
@@ -66,7 +65,7 @@ def group_id(cause: Iterable[str]) -> str:
 
 def looked_at(failures: Failures) -> tuple[list[Failure], bool]:
     """The first failures, and whether there are more than are looked at."""
-    found = list(itertools.islice(failures.every(), LOOKED_AT + 1))
+    found = failures.first(LOOKED_AT + 1)
     return found[:LOOKED_AT], len(found) > LOOKED_AT
 
 

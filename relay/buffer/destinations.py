@@ -36,23 +36,13 @@ def lanes(client: driver.Redis, now_ms: int) -> dict[str, list[Lane]]:
         lane = Lane(
             name,
             int(state["waiting"]),
-            _oldest(client, name) if state["waiting"] != "0" else 0,
+            int(state["oldest"]),
             bool(state.get("holder")) and int(state.get("until") or 0) > now_ms,
             until if until > now_ms else 0,
             state.get("why", ""),
         )
         found.setdefault(name.rsplit("/", 2)[0], []).append(lane)
     return found
-
-
-def _oldest(client: driver.Redis, lane: str) -> int:
-    """When the oldest event of a lane came: arrival numbers are microseconds."""
-    sources: Any = client.smembers(keys.lane_sources(lane))
-    first = []
-    for source in sources:
-        head: Any = client.zrange(keys.queue(lane, source.decode()), 0, 0)
-        first += [int(arrival) // 1000 for arrival in head]
-    return min(first, default=0)
 
 
 def oldest_ms(lanes: Sequence[Lane]) -> int:
@@ -81,10 +71,20 @@ def standings(client: driver.Redis) -> dict[str, dict[str, str]]:
     for key in client.scan_iter(f"{start}*", count=_SCAN):
         raw: Any = client.hgetall(key)
         if raw:
-            found[key.decode().removeprefix(start)] = {
-                k.decode(): v.decode("utf-8", "replace") for k, v in raw.items()
-            }
+            found[key.decode().removeprefix(start)] = _text(raw)
     return dict(sorted(found.items()))
+
+
+def standings_of(client: driver.Redis, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The same of some destinations, in one round trip."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hgetall(keys.destination(name))
+        return {name: _text(raw) for name, raw in zip(names, pipe.execute(), strict=True) if raw}
+
+
+def _text(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {k.decode(): v.decode("utf-8", "replace") for k, v in raw.items()}
 
 
 def in_words(standing: Mapping[str, str]) -> str:

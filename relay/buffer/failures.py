@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -10,9 +12,11 @@ import redis as driver
 
 from relay.buffer import keys
 from relay.buffer.redis import script
-from relay.records import Codec, Packed
+from relay.records import Codec, Meta, Packed
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+#: Bytes of packed bodies that are read at once.
+_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
 
 
 class Letter(msgspec.Struct, array_like=True):
@@ -57,6 +61,20 @@ class Failure(msgspec.Struct):
         return f"r|{self.source}|{self.destination}|{self.table}|"
 
 
+def _quarantined(arrival: str, meta: Meta) -> Failure:
+    blame = "mapping" if meta.fault.startswith(("mapping", "key_missing")) else "vendor"
+    return Failure(arrival, arrival, meta.source, meta.type, blame, meta.fault)
+
+
+def _dead(field: str, text: bytes, packed: Packed | None) -> Failure:
+    arrival, destination, _ = field.split("|")
+    letter = msgspec.json.decode(text, type=Letter)
+    return Failure(
+        field, arrival, letter.source, packed.meta.type if packed is not None else "", letter.blame, letter.reason,
+        destination, letter.table, letter.key,
+    )  # fmt: skip
+
+
 class Failures:
     """Failures of one buffer."""
 
@@ -71,21 +89,47 @@ class Failures:
         for arrival in quarantined:
             packed = self.event(arrival.decode())
             if packed is not None:
-                reason = packed.meta.fault
-                blame = "mapping" if reason.startswith(("mapping", "key_missing")) else "vendor"
-                yield Failure(
-                    arrival.decode(), arrival.decode(), packed.meta.source, packed.meta.type, blame, reason
-                )
+                yield _quarantined(arrival.decode(), packed.meta)
         letters: Any = self.client.hgetall(keys.DEAD)
         for field, text in sorted(letters.items()):
-            arrival, destination, _ = field.decode().split("|")
-            letter = msgspec.json.decode(text, type=Letter)
-            packed = self.event(arrival)
-            type_ = packed.meta.type if packed is not None else ""
-            yield Failure(
-                field.decode(), arrival, letter.source, type_, letter.blame, letter.reason, destination,
-                letter.table, letter.key,
-            )  # fmt: skip
+            yield _dead(field.decode(), text, self.event(field.decode().partition("|")[0]))
+
+    def first(self, most: int) -> list[Failure]:
+        """As many failures, read in a few round trips however many there are: quarantine first, oldest first.
+
+        Of more dead letters than that it is any of them. An event whose body finds no room in the bytes that are
+        read at once is left out, or, of a dead letter, its type.
+        """
+        raw: Any = self.client.zrange(keys.QUARANTINE, 0, most - 1)
+        quarantined = [arrival.decode() for arrival in raw]
+        letters = self._letters(most - len(quarantined))
+        known = self._events([*quarantined, *(field.partition("|")[0] for field, _ in letters)])
+        return [
+            *(_quarantined(arrival, known[arrival].meta) for arrival in quarantined if arrival in known),
+            *(_dead(field, text, known.get(field.partition("|")[0])) for field, text in letters),
+        ]
+
+    def _letters(self, most: int) -> list[tuple[str, bytes]]:
+        if most <= 0:
+            return []
+        held: Any = self.client.hlen(keys.DEAD)
+        pages: Any = self.client.hgetall(keys.DEAD).items() if held <= most else self.client.hscan_iter(
+            keys.DEAD, count=most
+        )  # fmt: skip
+        found = dict(itertools.islice(pages, most))
+        return sorted((field.decode(), text) for field, text in found.items())
+
+    def _events(self, arrivals: Sequence[str]) -> dict[str, Packed]:
+        """Those of events that fit into the bytes that are read at once, the first of them in any case."""
+        wanted = list(dict.fromkeys(arrivals))
+        with self.client.pipeline(transaction=False) as pipe:
+            for arrival in wanted:
+                pipe.hstrlen(keys.EVENTS, arrival)
+            sizes: list[int] = pipe.execute()
+        ends = list(itertools.accumulate(sizes))
+        fits = wanted[: max(1, bisect.bisect_right(ends, _AT_ONCE_BYTES))]
+        blobs: Any = self.client.hmget(keys.EVENTS, fits) if fits else []
+        return {a: self._codec.unpack(blob) for a, blob in zip(fits, blobs, strict=True) if blob is not None}
 
     def event(self, arrival: str) -> Packed | None:
         """A kept event, None where it is gone."""

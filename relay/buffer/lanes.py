@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -305,18 +305,32 @@ def schemas(client: driver.Redis, ids: Sequence[str]) -> dict[str, bytes]:
     return {i: text for i, text in zip(ids, found, strict=True) if text is not None}
 
 
-def lane_states(client: driver.Redis) -> dict[str, dict[str, str]]:
-    """Every lane's state, with how many events wait in it by source."""
-    states: dict[str, dict[str, str]] = {}
+def lane_sources(client: driver.Redis) -> dict[str, list[str]]:
+    """The sources that have a queue in each lane: in two round trips, however many lanes there are."""
     found: Any = client.smembers(keys.LANES)
-    for name in sorted(n.decode() for n in found):
-        raw: Any = client.hgetall(keys.lane(name))
-        state = {k.decode(): v.decode("utf-8", "replace") for k, v in raw.items()}
-        waiting: defaultdict[str, int] = defaultdict(int)
-        sources: Any = client.smembers(keys.lane_sources(name))
-        for source in sources:
-            count: Any = client.zcard(keys.queue(name, source.decode()))
-            waiting[source.decode()] = count
-        state["waiting"] = str(sum(waiting.values()))
+    names = sorted(name.decode() for name in found)
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.smembers(keys.lane_sources(name))
+        return {n: sorted(s.decode() for s in of_it) for n, of_it in zip(names, pipe.execute(), strict=True)}
+
+
+def lane_states(client: driver.Redis) -> dict[str, dict[str, str]]:
+    """Every lane's state: with how many events wait in it, and when the oldest of them came (ms; 0 for none)."""
+    sources = lane_sources(client)
+    with client.pipeline(transaction=False) as pipe:
+        for name, of_it in sources.items():
+            pipe.hgetall(keys.lane(name))
+            for source in of_it:
+                pipe.zcard(keys.queue(name, source))
+                pipe.zrange(keys.queue(name, source), 0, 0)
+        answers = iter(pipe.execute())
+    states: dict[str, dict[str, str]] = {}
+    for name, of_it in sources.items():
+        state = {k.decode(): v.decode("utf-8", "replace") for k, v in next(answers).items()}
+        queues = [(next(answers), next(answers)) for _ in of_it]
+        firsts = [int(head[0]) // 1000 for _, head in queues if head]  # arrival numbers are microseconds
+        state["waiting"] = str(sum(count for count, _ in queues))
+        state["oldest"] = str(min(firsts, default=0))
         states[name] = state
     return states

@@ -13,7 +13,7 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys
-from relay.buffer.lanes import lane_states
+from relay.buffer.lanes import lane_sources, lane_states
 from relay.buffer.waiting import Waiting
 from relay.records import Codec, lane_key, partition_of, records_of
 
@@ -89,8 +89,9 @@ def audit(client: driver.Redis, *, deep: bool, bodies: Bodies = lambda _since, _
     for _ in range(_LOOKS - 1):
         if not faults:
             break
-        # Counters and data are read one after the other, so live traffic can stand between: what stays, counts.
-        time.sleep(_PAUSE_S)
+        # Blobs are read one after the other, and a lane may be new: what stays through live traffic, counts.
+        if deep:
+            time.sleep(_PAUSE_S)
         again = _look(client, bodies, deep=deep)
         faults = [fault for fault in again if _subject(fault) in {_subject(f) for f in faults}]
     return faults
@@ -102,32 +103,55 @@ def _subject(fault: str) -> str:
 
 
 def _look(client: driver.Redis, bodies: Bodies, *, deep: bool) -> list[str]:
-    ledger = read(client)
-    faults = list(ledger.residuals())
-    faults += _sizes(client, ledger)
+    held = _held(client)
+    faults = [*held.ledger.residuals(), *_sizes(held)]
     if deep:
-        faults += _recount(client, ledger, bodies)
+        faults += _recount(client, held.ledger, bodies)
     return faults
 
 
-def _sizes(client: driver.Redis, ledger: Ledger) -> Iterator[str]:
-    quarantined: Any = client.zcard(keys.QUARANTINE)
+class _Held(msgspec.Struct, frozen=True):
+    """The counters, and how much there is, at one moment; `fetched`: source -> events that wait to be fetched."""
+
+    ledger: Ledger
+    quarantined: int
+    dead: int
+    fetched: dict[str, int]
+    waiting: int
+
+
+def _held(client: driver.Redis) -> _Held:
+    found: Any = client.smembers(keys.WAITERS)
+    waiters = [source.decode() for source in found]
+    lanes = {lane: names for lane, names in lane_sources(client).items() if not keys.archives(lane)}
+    queues = [keys.queue(lane, source) for lane, names in lanes.items() for source in names]
+    with client.pipeline() as pipe:  # a transaction, so that traffic moves nothing from one count to another
+        pipe.hgetall(keys.LEDGER)
+        pipe.zcard(keys.QUARANTINE)
+        pipe.hlen(keys.DEAD)
+        for key in (*(keys.waiting(source) for source in waiters), *queues):
+            pipe.zcard(key)
+        ledger, quarantined, dead, *sizes = pipe.execute()
+    fetched = dict(zip(waiters, sizes, strict=False))
+    return _Held(ledger_of(ledger), quarantined, dead, fetched, sum(sizes[len(waiters) :]))
+
+
+def _sizes(held: _Held) -> Iterator[str]:
+    ledger = held.ledger
     counted = sum(s.get("quarantined", 0) for s in ledger.events.values())
-    if quarantined != counted:
-        yield f"quarantine holds {quarantined} events, the ledger says {counted}"
-    waits = Waiting(client).counts()
-    for source in sorted({*waits, *(s for s, states in ledger.events.items() if states.get("waiting"))}):
+    if held.quarantined != counted:
+        yield f"quarantine holds {held.quarantined} events, the ledger says {counted}"
+    for source in sorted({*held.fetched, *(s for s, states in ledger.events.items() if states.get("waiting"))}):
         counted = ledger.events.get(source, {}).get("waiting", 0)
-        if waits.get(source, 0) != counted:
-            yield f"{waits.get(source, 0)} events of {source} wait to be fetched, the ledger says {counted}"
-    dead: Any = client.hlen(keys.DEAD)
+        waits = held.fetched.get(source, 0)
+        if waits != counted:
+            yield f"{waits} events of {source} wait to be fetched, the ledger says {counted}"
     counted = sum(s.get("dead", 0) for s in ledger.records.values())
-    if dead != counted:
-        yield f"there are {dead} dead letters, the ledger says {counted}"
-    waiting = sum(int(state["waiting"]) for lane, state in lane_states(client).items() if not keys.archives(lane))
+    if held.dead != counted:
+        yield f"there are {held.dead} dead letters, the ledger says {counted}"
     pending = sum(s.get("pending", 0) for s in ledger.records.values())
-    if (waiting == 0) != (pending == 0):
-        yield f"{waiting} events wait in the lanes, the ledger says {pending} records are pending"
+    if (held.waiting == 0) != (pending == 0):
+        yield f"{held.waiting} events wait in the lanes, the ledger says {pending} records are pending"
 
 
 class _Waiting(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; connect-src 'self'"
 )
-PAGES = ["", "sources/", "failures/", "destinations/", "events/", "tables/", "keys/", "audit/"]
+PAGES = ["", "sources/", "failures/", "destinations/", "events/", "tables/", "keys/", "audit/", "acts/"]
 
 
 class Browser:

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import pytest
 import redis
 import yaml
 
-from relay.buffer import acts, keys, measures, samples
+from bench import console as bench
+from relay.buffer import acts, causes, failures, keys, ledger, measures, samples
+from relay.buffer.failures import Failures
 from relay.config import load
 from relay.errors import ConfigInvalid
-from relay.web.console import charts, rates
+from relay.web.console import charts, events, rates
 from tests.flow.test_console import PASSWORD, XSS, Browser, Tags, row, text
 from tests.servers.import_case import free_port
 from worker.keeping import Keeper
@@ -182,6 +185,97 @@ def contrast(one: str, other: str) -> float:
 
     high, low = sorted((luminance(one), luminance(other)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+# --- what a page costs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trips(monkeypatch):
+    """Counts round trips to Redis."""
+    made = []
+    send = redis.connection.AbstractConnection.send_packed_command
+    monkeypatch.setattr(
+        redis.connection.AbstractConnection,
+        "send_packed_command",
+        lambda self, command, *args, **kwargs: made.append(1) or send(self, command, *args, **kwargs),
+    )
+    return made
+
+
+def test_a_page_asks_redis_no_more_and_reads_no_more_where_four_times_as_much_is_kept(
+    redis_url, tmp_path, trips, monkeypatch
+):
+    monkeypatch.setattr(bench, "_TOGETHER", 10)
+    monkeypatch.setattr(causes, "LOOKED_AT", 200)
+    monkeypatch.setattr(events, "_LOOKED_AT", 300)
+    crowd = bench.Crowd(tmp_path, redis_url)
+    costs = []
+    for kept in (500, 1500):
+        crowd.fill(kept, kept, kept)
+        if not costs:
+            browser = crowd.browser()
+        costs.append({path: cost(crowd.client, browser, path, trips) for path in bench.PAGES})
+    assert crowd.client.hlen(keys.EVENTS) == 6_000
+    for path, (asked, commands, size) in costs[1].items():
+        asked_before, commands_before, size_before = costs[0][path]
+        assert asked <= asked_before + 5, path
+        assert asked <= 40, path
+        assert commands <= commands_before * 1.2 + 5, path
+        assert size <= size_before * 1.5 + 20_000, path
+
+
+def cost(client, browser, path, trips):
+    """Round trips, commands and bytes that Redis sent for a page."""
+    browser.get(f"/console/{path}")
+    before, began = client.info("stats"), len(trips)
+    assert browser.get(f"/console/{path}").status_code == 200
+    made = len(trips) - began
+    after = client.info("stats")
+    return made, *(after[n] - before[n] for n in ("total_commands_processed", "total_net_output_bytes"))
+
+
+def test_the_first_failures_are_those_of_all_and_a_huge_body_is_not_read_for_them(me, monkeypatch):
+    found = Failures(me.client)
+    assert found.first(10) == []
+    for n in range(4):
+        me.post_event(b"{oops %d" % n)
+    me.post_event(row(1))
+    me.bury("no such column")
+    every = list(found.every())
+    assert len(every) == 5
+    assert found.first(5) == found.first(100) == every
+    assert found.first(3) == every[:3]
+    monkeypatch.setattr(failures, "_AT_ONCE_BYTES", me.client.hstrlen(keys.EVENTS, every[0].arrival) + 1)
+    assert [f.id for f in found.first(100)] == [every[0].id, every[4].id]
+    assert found.first(100)[1].type == "", "it is in the body, which is not read"
+
+
+def test_of_more_dead_letters_than_are_looked_at_some_are_read(redis_url, tmp_path):
+    crowd = bench.Crowd(tmp_path, redis_url)
+    crowd.fill(0, 0, 2_000)
+    found = Failures(crowd.client).first(50)
+    assert len({failure.id for failure in found}) == 50
+    assert {failure.type for failure in found} == {"orders/create"}
+
+
+def test_the_plain_audit_is_of_one_moment(redis_url, tmp_path):
+    crowd = bench.Crowd(tmp_path, redis_url)
+    stop = threading.Event()
+
+    def go_on():
+        while not stop.is_set():
+            crowd.fill(500, 500, 0)
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    try:
+        with redis.Redis.from_url(redis_url) as client:
+            looks = [ledger._look(client, lambda _since, _until: (), deep=False) for _ in range(40)]
+    finally:
+        stop.set()
+        other.join()
+    assert [faults for faults in looks if faults and "wait in the lanes" not in faults[0]] == []
 
 
 # --- who did what ------------------------------------------------------------------------------------------

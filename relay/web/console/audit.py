@@ -23,6 +23,6 @@ def audit() -> Response:
         for route, states in sorted(found.ledger.records.items())
     ]
     return page(
-        "audit.html", faults=faults, events=events, records=records, event_states=ledger.EVENT_STATES,
-        record_states=ledger.RECORD_STATES,
+        "audit.html", faults=faults, events=events, records=records,
+        event_states=("accepted", *ledger.EVENT_STATES), record_states=("emitted", *ledger.RECORD_STATES),
     )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from functools import cached_property
 
 import msgspec
 import redis as driver
@@ -72,13 +73,18 @@ class Facts:
         self.ledger = ledger.read(client)
         self.accounts = Accounts(client).every()
         self.now_ms = int(time.time() * 1000)
+        self._of_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._of_destination: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for (source, destination, _), states in self.ledger.records.items():
+            self._of_source[source].update(states)
+            self._of_destination[destination].update(states)
 
 
     # --- sources -------------------------------------------------------------------------------------------
 
     def sources(self) -> list[SourceFacts]:
         """Configured sources, and API clients that pushed; those that need somebody come first."""
-        names = {*self._sources, *self.ledger.events, *(s for s, _, _ in self.ledger.records), *self.accounts}
+        names = {*self._sources, *self.ledger.events, *self._of_source, *self.accounts}
         order = {"bad": 0, "warn": 1, "good": 2, "idle": 3}
         return sorted((self.source(name) for name in names), key=lambda s: (order[s.tone], not s.busy, s.name))
 
@@ -86,10 +92,7 @@ class Facts:
         """One of them."""
         source, account = self._sources.get(name), self.accounts.get(name)
         events = self.ledger.events.get(name, {})
-        rows: Counter[str] = Counter()
-        for (of, _, _), states in self.ledger.records.items():
-            if of == name:
-                rows.update(states)
+        rows = self._of_source.get(name, Counter[str]())
         state, tone = _source_state(source, events, rows, account, self.now_ms, name)
         client = ":" in name
         kind = source.kind if source is not None else "api client" if client else "not configured"
@@ -100,24 +103,25 @@ class Facts:
 
     def destinations(self) -> list[DestinationFacts]:
         """Configured destinations, in the order of the settings."""
-        standings = destinations.standings(self.client)
-        lanes = destinations.lanes(self.client, self.now_ms)
+        configured = self._config.settings.destinations
+        standings = destinations.standings_of(self.client, list(configured))
         return [
-            self._destination(name, str(block.get("kind", "")), standings.get(name, {}), lanes.get(name, []))
-            for name, block in self._config.settings.destinations.items()
+            self._destination(name, str(block.get("kind", "")), standings.get(name, {}), self._lanes.get(name, []))
+            for name, block in configured.items()
         ]
 
     def archive(self) -> int:
         """Events that wait to be written to the archive."""
-        return sum(lane.waits for lane in destinations.lanes(self.client, self.now_ms).get(keys.ARCHIVE, []))
+        return sum(lane.waits for lane in self._lanes.get(keys.ARCHIVE, []))
+
+    @cached_property
+    def _lanes(self) -> dict[str, list[Lane]]:
+        return destinations.lanes(self.client, self.now_ms)
 
     def _destination(
         self, name: str, kind: str, standing: Mapping[str, str], lanes: list[Lane]
     ) -> DestinationFacts:
-        rows: Counter[str] = Counter()
-        for (_, of, _), states in self.ledger.records.items():
-            if of == name:
-                rows.update(states)
+        rows = self._of_destination.get(name, Counter[str]())
         waits, oldest = sum(lane.waits for lane in lanes), destinations.oldest_ms(lanes)
         state, tone = destinations.state_of(standing, lanes, self.now_ms, stored=bool(rows.get("stored")))
         says = destinations.in_words(standing) if standing else ""
