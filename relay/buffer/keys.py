@@ -28,8 +28,8 @@ key                                    type    holds
 `rh:admin:link:<sha256>`               string  a one-time link for a password; goes by itself after an hour
 `rh:admin:session:<sha256>`            hash    one session of the console; goes by itself
 `rh:admin:tries:<sort>:<bucket>`       string  attempts to log in; goes by itself after a quarter of an hour
-`rh:console:acts`                       list    the last acts of console users, newest first (`acts.Act`)
-`rh:console:refused`                    list    the last refused logins, the same
+`rh:console:acts`                      list    the last acts of console users, newest first (`acts.Act`)
+`rh:console:refused`                   list    the last refused logins, the same
 `rh:samples:hour`                      hash    place in a ring of 10 s -> counters as they were (`samples.Sample`)
 `rh:samples:day`                       hash    the same of a day, in places of five minutes
 `rh:numbers`                           hash    table, figure, chart -> its number in the export API; `#`: the last

@@ -453,6 +453,12 @@ def test_whom_a_trusted_proxy_names_is_that_user_with_a_session_and_its_forms(be
     assert behind.web.post("/console/destinations/warehouse", data=fields, headers=crossing).status_code == 403
 
 
+def test_a_client_behind_the_proxy_that_keeps_no_cookie_fills_no_list(behind):
+    for _ in range(20):
+        assert behind.app.test_client().get("/console/", headers={HEADER: "monitor"}).status_code == 200
+    assert behind.client.llen(keys.ACTS) == 1
+
+
 def test_a_post_through_the_proxy_without_a_session_does_nothing(behind):
     fields = {"act": "pause", "sure": "yes", "form_token": ""}
     answer = behind.web.post("/console/destinations/warehouse", data=fields, headers={HEADER: "ada"})

@@ -167,7 +167,10 @@ def _who(part: bool) -> Session | None:
         return None
     caller = state().caller()
     g.console_begun = admins.begin_proxied(named, caller)
-    noted("console_login", named, caller, by=here().user_header)
+    newest = here().acts.acts(0, 1)
+    if not newest or (newest[0].act, newest[0].admin, newest[0].caller) != ("login", named, caller):
+        # Once for a client that keeps no cookie, and so begins a session with each request.
+        noted("console_login", named, caller, by=here().user_header)
     return admins.find(g.console_begun, touch=False)
 
 
