@@ -218,6 +218,7 @@ def _row(crowd: Crowd, browser: FlaskClient, path: str, kept: str) -> Row:
         size = len(answer.data)
     spent = (_cpu_ms(crowd) - before) / len(times)
     ours = f"{statistics.median(times):.0f} ms of a clock, at most {max(times):.0f}; {size / 1024:.0f} KiB"
+    print(f"/console/{path}: {spent:.1f} ms CPU, {ours}", file=sys.stderr, flush=True)
     return at_most("console", f"/console/{_NUMBER.sub('…', path)}, {kept}", ours, spent, TARGET_MS, "ms CPU")
 
 
