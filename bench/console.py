@@ -193,9 +193,7 @@ def _look(name: str, kept: tuple[int, int, int]) -> Iterator[Row]:
     with folder() as data, Valkey(data) as valkey:
         crowd = Crowd(data, valkey.url)
         began = time.perf_counter()
-        valkey.client.config_set(
-            "appendfsync", "no"
-        )  # of no account here, and most of the time
+        valkey.client.config_set("appendfsync", "no")  # of no account here, and most of the time
         crowd.fill(*kept)
         crowd.furnish()
         memory = f"{valkey.memory() / 2**20:.0f} MiB"

@@ -12,7 +12,7 @@ import msgspec
 
 from relay.buffer.samples import DAY_S, HOUR_S, SLOT_S, Sample, Samples
 from relay.web.console.rates import Reading, readings
-from relay.web.console.words import number, span
+from relay.words import number, span
 
 WIDTH: Final = 300
 HEIGHT: Final = 72

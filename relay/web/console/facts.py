@@ -79,7 +79,6 @@ class Facts:
             self._of_source[source].update(states)
             self._of_destination[destination].update(states)
 
-
     # --- sources -------------------------------------------------------------------------------------------
 
     def sources(self) -> list[SourceFacts]:
