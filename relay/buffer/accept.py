@@ -20,9 +20,11 @@ from relay.buffer.redis import connect, script, unavailable
 from relay.errors import BufferUnavailable, Unauthenticated
 from relay.telemetry import logger
 
-__all__ = ["DAY_S", "RING_MS", "Bounds", "Delivery", "Front", "Offer", "Taken", "digest_of"]
+__all__ = ["DAY_S", "RING_MS", "Bounds", "Delivery", "Front", "Offer", "Taken", "buckets", "digest_of"]
 
 DAY_S: Final = 86_400
+#: A process whose clock is ahead, or was before it was set back, marks in days to come: so many are looked into.
+AHEAD_DAYS: Final = 2
 #: How long a bell counts as heard before the ticker looks after its job.
 RING_MS: Final = 5_000
 #: Groups on their way at once where each waits up to a second for the disk: hardly a request waits for another.
@@ -230,7 +232,7 @@ def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> 
     plan = _encode(
         (
             (bounds.total, bounds.source, bounds.reserved, bounds.overhead, LETTER_BYTES),
-            (bounds.marks, MARK_BYTES, [index(key) for key in _buckets(bounds, now_s)]) if looks else (0, 0, []),
+            (bounds.marks, MARK_BYTES, [index(key) for key in buckets(bounds, now_s)]) if looks else (0, 0, []),
             bounds.linger_ms,
             RING_MS,
             sorted(schemas),
@@ -243,17 +245,24 @@ def _plan(group: list[Delivery], bounds: Bounds, now_s: int, *, looks: bool) -> 
 
 
 def _window(window: str, bounds: Bounds, now_s: int, index: Callable[[str], int]) -> tuple[int, list[int]]:
+    """How long a bucket is kept, and where to look for a mark; a new one goes into the first."""
     if window == "id":
-        day = now_s // DAY_S
-        days = range(day, day - bounds.dedup_days - 1, -1)
-        return (bounds.dedup_days + 1) * DAY_S + DAY_S, [index(keys.seen_day(d)) for d in days]
-    length = bounds.content_minutes * 60
-    slot = now_s // length
-    return 3 * length, [index(keys.seen_slot(s)) for s in (slot, slot - 1)]
+        return (bounds.dedup_days + 1) * DAY_S + DAY_S, [index(key) for key in _days(bounds, now_s)]
+    return 3 * bounds.content_minutes * 60, [index(key) for key in _slots(bounds, now_s)]
 
 
-def _buckets(bounds: Bounds, now_s: int) -> list[str]:
-    """Every dedup bucket that is in use, the first to be given up first."""
-    day, slot = now_s // DAY_S, now_s // (bounds.content_minutes * 60)
-    days = [keys.seen_day(d) for d in range(day - bounds.dedup_days, day + 1)]
-    return [*days[:-1], keys.seen_slot(slot - 1), keys.seen_slot(slot), days[-1]]
+def _days(bounds: Bounds, now_s: int) -> list[str]:
+    """Today's, those ahead, then yesterday's and older."""
+    day = now_s // DAY_S
+    return [keys.seen_day(day + n) for n in (*range(AHEAD_DAYS + 1), *range(-1, -bounds.dedup_days - 1, -1))]
+
+
+def _slots(bounds: Bounds, now_s: int) -> list[str]:
+    slot = now_s // (bounds.content_minutes * 60)
+    return [keys.seen_slot(n) for n in (slot, slot + 1, slot - 1)]
+
+
+def buckets(bounds: Bounds, now_s: int) -> list[str]:
+    """Every dedup bucket that may be in use, the first to be given up first, today's last."""
+    today, *days = _days(bounds, now_s)
+    return [*reversed(days), *reversed(_slots(bounds, now_s)), today]

@@ -14,7 +14,7 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys, measures
-from relay.buffer.accept import DAY_S
+from relay.buffer.accept import buckets
 from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
 from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger, ledger_of
 from relay.config import Config
@@ -57,7 +57,7 @@ def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[st
     Raises:
         RedisError, OSError: it cannot be asked.
     """
-    buckets = _buckets(bounds, int(time.time()))
+    marked_in = buckets(bounds, int(time.time()))
     with client.pipeline() as pipe:  # a transaction, so that what is counted twice is counted at one moment
         pipe.time()
         pipe.info("memory")
@@ -66,7 +66,7 @@ def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[st
         for hash_ in (keys.EVENTS, keys.PARKED, keys.DEAD):
             pipe.hlen(hash_)
         pipe.zcard(keys.QUARANTINE)
-        for bucket in buckets:
+        for bucket in marked_in:
             pipe.hlen(bucket)
         for name in lanes:
             pipe.hgetall(keys.destination(name))
@@ -78,7 +78,7 @@ def glance(client: driver.Redis, bounds: Bounds, lanes: Mapping[str, Sequence[st
         next(answers) for _ in range(10)
     )
     now_ms = int(told[0]) * _MS + int(told[1]) // _MS
-    marks = sum(next(answers) for _ in buckets) * MARK_BYTES
+    marks = sum(next(answers) for _ in marked_in) * MARK_BYTES
     standings = {name: _text(next(answers)) for name in lanes}
     resting = {name: sum(int(next(answers) or 0) > now_ms for _ in of_it) for name, of_it in lanes.items()}
     held, own = _held(blobs, (events + parked) * bounds.overhead + letters * LETTER_BYTES)
@@ -112,13 +112,6 @@ def residuals(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:
         "quarantine": abs(counts["quarantined"] - quarantined),
         "dead_letters": abs(counts["dead"] - letters),
     }
-
-
-def _buckets(bounds: Bounds, now_s: int) -> list[str]:
-    """Where delivery ids are remembered just now."""
-    day, slot = now_s // DAY_S, now_s // (bounds.content_minutes * 60)
-    days = [keys.seen_day(day - n) for n in range(bounds.dedup_days + 1)]
-    return [*days, keys.seen_slot(slot), keys.seen_slot(slot - 1)]
 
 
 def _held(blobs: Mapping[bytes, bytes], beside: int) -> tuple[int, dict[str, int]]:

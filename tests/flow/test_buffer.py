@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 
+import msgspec
 import pytest
 import redis
 
@@ -127,6 +129,24 @@ def test_arrival_numbers_only_grow_even_when_the_clock_goes_back(front, client):
     numbers = [front.put(delivery(offer(n)))[0].arrival for n in range(5)]
     assert numbers == sorted(set(numbers))
     assert int(numbers[0]) == future + 1
+
+
+DAY_S, MINUTE_S = 86_400, 60
+
+
+@pytest.mark.parametrize(
+    ("window", "step_s"),
+    [("id", 2 * DAY_S), ("id", -2 * DAY_S), ("content", 10 * MINUTE_S), ("content", -5 * MINUTE_S)],
+)
+def test_a_delivery_is_a_duplicate_though_the_clock_of_who_takes_it_was_set_or_is_another(
+    front, monkeypatch, window, step_s
+):
+    one, midnight = delivery(msgspec.structs.replace(offer(1), window=window)), time.time() // DAY_S * DAY_S
+    monkeypatch.setattr(time, "time", lambda: midnight)
+    (first,) = front.put(one)
+    monkeypatch.setattr(time, "time", lambda: midnight + step_s)
+    (again,) = front.put(one)
+    assert (again.duplicate, again.arrival) == (True, first.arrival)
 
 
 def test_a_source_over_its_budget_is_refused_and_the_others_are_not(redis_url, client):

@@ -8,7 +8,7 @@
 --   limits    bytes: {of all, of a source, of all but for fragile sources only, of an event beside its blob,
 --             of a dead letter}; 0 for no bound
 --   marks     {bytes of all, 0 for no look; bytes of one; key indexes of the buckets, first to give up first}
---   windows   name -> {seconds to keep the newest bucket, key indexes of the buckets, newest first}
+--   windows   name -> {seconds to keep a bucket, key indexes of the buckets, the first for new marks}
 --   routes    {queue key, lane key, sources key, lane, source}
 --   delivery  {source, events, whether the source is fragile, false, false, guard or false}
 --   guard     {id of an API key, what its entry begins with, tables that it must be allowed to write}
