@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.chaos import machine, serving, striking
 from tests.chaos.striking import Strike
-from tests.chaos.worlds import Clock, Disk
+from tests.chaos.worlds import Clocks, Disk
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Fault:
 
     Args:
         strike: does it once. says: for people. in_flight: what was counted when it struck.
-        own: what the relay must have of its own: `disk`, `clock`, or `bus`, a proxy before its Redis.
+        own: what the relay must have of its own: `disk`, `clocks`, or `bus`, a proxy before its Redis.
         retries_dead: what was buried is retried at the end.
     """
 
@@ -27,7 +27,7 @@ class Fault:
 
     def missing(self) -> str:
         """What this machine lacks for it, or nothing."""
-        return {"disk": Disk.missing, "clock": Clock.missing}.get(self.own, str)()
+        return {"disk": Disk.missing, "clocks": Clocks.missing}.get(self.own, str)()
 
 
 FAULTS: dict[str, Fault] = {
@@ -48,7 +48,10 @@ FAULTS: dict[str, Fault] = {
         machine.valkey_disk_full, "the disk of Valkey's append-only file is full for 3 s", "requests", own="disk"
     ),
     "clock_steps": Fault(
-        machine.clock_steps, "Valkey's clock steps forward and back, by an hour, by two days", own="clock"
+        machine.clock_steps,
+        "the wall clocks of Valkey and of the Python processes step, alone and together, forward and back, "
+        "by seconds, minutes, hours, two days",
+        own="clocks",
     ),
     "oom_killer": Fault(
         machine.largest, "SIGKILL of one of the four largest processes, standing in for the kernel's OOM killer"

@@ -1,8 +1,10 @@
-"""The faults of the machine beneath: its disk is full, its clock steps."""
+"""The faults of the machine beneath: its disk is full, its clocks step."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -12,8 +14,8 @@ from tests.oracle.machine import eventually, kill
 _FINDS_S = 60.0
 #: For how long a disk is full.
 _SHORT_S = 3.0
-#: What the clock is off by after each strike, in turn: it goes forward and back, by a little and by much.
-_OFF_BY_S = (3600, 0, -3600, 0, 2 * 86_400, 0, -90, 0)
+#: What a clock is off by after a strike, in turn: it goes forward and back, by a little and by much.
+_OFF_BY_S = (3, 3600, -2, 2 * 86_400, -90, 0, -3600, 90)
 
 
 def valkey_disk_full(scene: Scene) -> int:
@@ -36,13 +38,48 @@ def valkey_disk_full(scene: Scene) -> int:
 
 
 def clock_steps(scene: Scene) -> int:
-    """Valkey's clock steps, by turns forward and back, by an hour, by two days, by a minute and a half."""
-    if scene.wall is None:
-        raise AssertionError("this fault needs a clock of its own")
+    """The wall clocks of some of the relay's processes step: of each kind alone, of halves, of all at once."""
+    if scene.relay.clocks is None:
+        raise AssertionError("this fault needs clocks of its own")
+    chosen, off_by = list(_WHOSE.values())[scene.turn % len(_WHOSE)], _OFF_BY_S[scene.turn % len(_OFF_BY_S)]
     # Who has a claim in hand cannot be seen after a step forward: RQ's notes on its workers have expired by then.
     count = eventually(lambda: _in_flight(scene), "something is in flight", _FINDS_S)
-    scene.wall.set(_OFF_BY_S[scene.turn % len(_OFF_BY_S)])
+    for process in eventually(lambda: chosen(scene), "there is a process whose clock can be set", _FINDS_S):
+        with contextlib.suppress(OSError):  # a horse that was just done
+            scene.relay.clocks.set(process, off_by)
     return count
+
+
+def _valkey(scene: Scene) -> list[int]:
+    return [int(scene.redis.info("server")["process_id"])]
+
+
+def _below(part: int, depth: int) -> list[int]:
+    """The processes so far below a part."""
+    found = [psutil.Process(part)] if part else []
+    for _ in range(depth):
+        found = [child for one in found for child in one.children()]
+    return [one.pid for one in found]
+
+
+def _pythons(scene: Scene) -> list[int]:
+    valkey = _valkey(scene)
+    root = psutil.Process(scene.relay.process.pid)
+    return [one.pid for one in (root, *root.children(recursive=True)) if one.pid not in valkey]
+
+
+#: Whose clocks step, in turn; what they are off by comes in another rhythm, so that each goes forward and back.
+_WHOSE: dict[str, Callable[[Scene], list[int]]] = {
+    "Valkey": _valkey,
+    "one gunicorn worker": lambda scene: scene.web_workers()[:1],
+    "all of the web": lambda scene: [scene.relay.part("gunicorn"), *scene.web_workers()],
+    "an RQ worker": lambda scene: _below(scene.relay.part("worker"), 1)[:1],
+    "RQ's horses": lambda scene: _below(scene.relay.part("worker"), 2),
+    "the ticker": lambda scene: _below(scene.relay.part("worker"), 0),
+    "the supervisor": lambda scene: [scene.relay.process.pid],
+    "all Python processes": _pythons,
+    "all": lambda scene: [*_valkey(scene), *_pythons(scene)],
+}
 
 
 def _in_flight(scene: Scene) -> int:

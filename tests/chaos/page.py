@@ -39,7 +39,8 @@ held against a model that imports nothing of the relay.
 
 Assumed: an Import API applies nothing later than `unknown_hold_s` after a connection ended. Here that is 2 s, the
 relay waits 1 s for an answer, and late commits come up to 1.5 s after the connection was dropped. SQLite,
-PostgreSQL and Valkey keep what they said they synced.
+PostgreSQL and Valkey keep what they said they synced. Clocks are no more than two days apart; this vendor signs no
+time, and one that does is refused (401) by a process whose clock is off.
 
 | fault | strikes | events | in flight | lost | wrong | regressed (of changes) | residual | recovery, s | verdict |
 |---|---:|---:|---:|---:|---:|---:|---:|---:|---|

