@@ -8,7 +8,8 @@ import sys
 from tests.chaos import page
 from tests.chaos.database import Server
 from tests.chaos.faults import FAULTS
-from tests.chaos.running import run
+from tests.chaos.running import Result, run
+from tests.chaos.worlds import Kernel
 
 
 def main() -> int:
@@ -33,7 +34,10 @@ def main() -> int:
                 sys.stderr.write(f"{name} was not run: it needs {missing}\n")
                 unrun.append(name)
                 continue
-            result = run(server, name, [name], strikes=given.strikes, events=given.events, seed=given.seed)
+            if FAULTS[name].own == "kernel" and not Kernel.inside():
+                result = _within(name, given)
+            else:
+                result = run(server, name, [name], strikes=given.strikes, events=given.events, seed=given.seed)
             sys.stdout.write(page.line(result) + "\n")
             sys.stdout.flush()
             if not given.dry:
@@ -43,6 +47,12 @@ def main() -> int:
     if broken:
         sys.stderr.write(f"broken: {', '.join(broken)}\n")
     return 1 if broken or (given.faults and unrun) else 0
+
+
+def _within(name: str, given: argparse.Namespace) -> Result:
+    """Run a fault in a kernel of its own."""
+    sizes = (f"--{one}={getattr(given, one)}" for one in ("strikes", "events", "seed"))
+    return page.read(Kernel.python("-m", "tests.chaos", name, "--dry", *sizes))
 
 
 if __name__ == "__main__":

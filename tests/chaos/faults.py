@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.chaos import machine, serving, striking
+from tests.chaos import machine, memory, serving, striking
 from tests.chaos.striking import Strike
-from tests.chaos.worlds import Clocks, Disk
+from tests.chaos.worlds import Clocks, Disk, Kernel
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Fault:
 
     Args:
         strike: does it once. says: for people. in_flight: what was counted when it struck.
-        own: what the relay must have of its own: `disk`, `clocks`, or `bus`, a proxy before its Redis.
+        own: what the relay must have of its own: `disk`, `clocks`, `kernel`, or `bus`, a proxy before
+        its Redis.
         retries_dead: what was buried is retried at the end.
     """
 
@@ -27,7 +28,7 @@ class Fault:
 
     def missing(self) -> str:
         """What this machine lacks for it, or nothing."""
-        return {"disk": Disk.missing, "clocks": Clocks.missing}.get(self.own, str)()
+        return {"disk": Disk.missing, "clocks": Clocks.missing, "kernel": Kernel.missing}.get(self.own, str)()
 
 
 FAULTS: dict[str, Fault] = {
@@ -54,7 +55,14 @@ FAULTS: dict[str, Fault] = {
         own="clocks",
     ),
     "oom_killer": Fault(
-        machine.largest, "SIGKILL of one of the four largest processes, standing in for the kernel's OOM killer"
+        memory.oom_killer,
+        "out of memory: the OOM killer of a kernel of its own (User-Mode Linux, which is slow) ends a gunicorn "
+        "worker, Valkey, an RQ horse, an RQ worker, in turn",
+        "requests or events",
+        own="kernel",
+    ),
+    "largest_sigkill": Fault(
+        machine.largest, "SIGKILL of one of the four largest processes, as an OOM killer would choose"
     ),
     "postgres_restart": Fault(serving.postgres_restart, "PostgreSQL restarted, by turns in order and as a crash"),
     "postgres_deadlock": Fault(serving.postgres_deadlock, "PostgreSQL ends the transaction for a deadlock"),

@@ -87,11 +87,7 @@ def _in_flight(scene: Scene) -> int:
 
 
 def largest(scene: Scene) -> int:
-    """SIGKILL of one of the four processes of the relay that have the most memory, each in turn, whatever it is.
-
-    It stands in for the kernel's OOM killer, which ends the largest process with that signal: to have that one
-    itself takes a limit on the memory of a group of processes, which is not the suite's to set.
-    """
+    """SIGKILL of one of the four processes of the relay with the most memory, each in turn, whatever it is."""
 
     def look() -> tuple[int, int] | None:
         root = psutil.Process(scene.relay.process.pid)

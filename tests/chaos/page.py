@@ -59,6 +59,11 @@ def line(result: Result) -> str:
     return json.dumps({**asdict(result), "day": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"})
 
 
+def read(said: str) -> Result:
+    """A result from its line."""
+    return Result(**{name: value for name, value in json.loads(said).items() if name != "day"})
+
+
 def keep(result: Result) -> None:
     """Replace the fault's result, and write the page."""
     known = results()

@@ -87,7 +87,7 @@ def run(server: Server, name: str, faults: Sequence[str], *, strikes: int, event
     load = endless(seed, events)
     with scene(server, seed, {fault.own for fault in plan}) as here:
         here.vendor.post(islice(load, size))
-        eventually(lambda: here.settled(here.clock()), "the first share is settled", 60)
+        eventually(lambda: here.settled(here.clock()), "the first share is settled", _RECOVERS_S)
         for turn, fault in enumerate(plan):
             here.turn = turn
             _strike(here, fault, load, size, result)
@@ -129,7 +129,7 @@ def _strike(here: Scene, fault: Fault, load: Iterator[Delivery], size: int, resu
         result.recovery_s.append(round(time.monotonic() - began, 1))
 
     # A horse without a parent keeps its lane until that is idle, and cannot lose its parent again.
-    eventually(lambda: all(map(gone, here.orphans)), "orphans come to their end", 120)
+    eventually(lambda: all(map(gone, here.orphans)), "orphans come to their end", _RECOVERS_S)
     sent = len(here.vendor.log)
     here.vendor.post(_paced(load, size, struck), beside)
     sys.stderr.write(
@@ -171,7 +171,9 @@ def _finish(here: Scene, result: Result, *, retry: bool) -> None:
             sys.stderr.write(again.stdout[-300:])
             if again.returncode:
                 result.problems.append(f"relay dead retry: {again.stdout}{again.stderr}"[-500:])
-            eventually(lambda: not any(here.waiting(lane) for lane in lanes), "the retried are delivered", 60)
+            eventually(
+                lambda: not any(here.waiting(lane) for lane in lanes), "the retried are delivered", _RECOVERS_S
+            )
     except AssertionError as error:
         result.problems.append(f"{error}: {_lanes(here)}")
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,7 +25,7 @@ from tests.chaos.database import SCHEMA, Database, Server
 from tests.chaos.orders import SOURCE
 from tests.chaos.proxy import Proxy
 from tests.chaos.worlds import Clocks, Disk
-from tests.oracle.machine import Claim, Machine, eventually, free_port, gone
+from tests.oracle.machine import Claim, Machine, eventually, free_port, gone, kill
 from tests.oracle.sending import Delivery, Sender, secret_of
 from tests.servers.import_server import ImportServer
 
@@ -42,6 +42,8 @@ class Relay(Machine):
         config: the text of relay.yaml. small_disk: the embedded Valkey's data is on one of its own.
         clocks: wall clocks that can be set, for all of its processes.
     """
+
+    patience_s = 900.0
 
     def __init__(self, config: str, *, small_disk: bool = False, clocks: Clocks | None = None) -> None:
         # Unlike any machine, it must be possible to start it twice.
@@ -106,6 +108,7 @@ class Scene:
     """What faults are struck at.
 
     `turn` is the number of the strike, from 0. `broken` takes what a strike itself saw go wrong, a sentence each.
+    `kill` ends a victim.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Scene:
         self.relay, self.imports, self.database, self.bus, self.rng = relay, imports, database, bus, rng
         self.vendor = Vendor(relay.port)
         self.turn = 0
+        self.kill: Callable[[int], None] = kill
         self.orphans: list[int] = []
         self.broken: list[str] = []
         self._redis: Any = None
@@ -183,7 +187,7 @@ class Scene:
             return None
 
         with self._slow(lane):
-            claim, count = eventually(look, f"a drain of {lane} has events in hand", 60)
+            claim, count = eventually(look, f"a drain of {lane} has events in hand", 120)
         try:
             yield claim, count
         finally:

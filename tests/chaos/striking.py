@@ -11,11 +11,11 @@ from collections.abc import Callable
 import psutil
 
 from tests.chaos.scene import LANES, Scene, freeze, thaw
-from tests.oracle.machine import eventually, kill
+from tests.oracle.machine import eventually
 
 Strike = Callable[[Scene], int]
 #: How long a strike looks for something in flight. There is load all the while, so this is for slow machines.
-_FINDS_S = 60.0
+_FINDS_S = 120.0
 
 
 def _lane(scene: Scene) -> str:
@@ -40,7 +40,7 @@ def web_worker(scene: Scene) -> int:
         return None
 
     victim, count = eventually(look, "a gunicorn worker has requests", _FINDS_S)
-    kill(victim)
+    scene.kill(victim)
     return count
 
 
@@ -48,7 +48,7 @@ def web_master(scene: Scene) -> int:
     """SIGKILL of gunicorn's master; its workers are left without one."""
     master = eventually(lambda: scene.relay.part("gunicorn"), "gunicorn runs", 30)
     count = eventually(lambda: len(scene.vendor.on_the_way), "requests are on their way", _FINDS_S)
-    kill(master)
+    scene.kill(master)
 
     def another() -> bool:
         # Workers that were left without a master may look like one.
@@ -62,14 +62,14 @@ def web_master(scene: Scene) -> int:
 def horse(scene: Scene) -> int:
     """SIGKILL of an RQ work horse in the middle of a batch."""
     with scene.frozen_claim(_lane(scene)) as (claim, count):
-        kill(claim.horse)
+        scene.kill(claim.horse)
     return count
 
 
 def parent(scene: Scene) -> int:
     """SIGKILL of an RQ worker; the horse that it forked lives on."""
     with scene.frozen_claim(_lane(scene)) as (claim, count):
-        kill(claim.worker)
+        scene.kill(claim.worker)
     scene.orphans.append(claim.horse)
     return count
 
@@ -77,8 +77,8 @@ def parent(scene: Scene) -> int:
 def horse_and_parent(scene: Scene) -> int:
     """SIGKILL of an RQ worker and of its horse, so that nobody is left to say so."""
     with scene.frozen_claim(_lane(scene)) as (claim, count):
-        kill(claim.worker)
-        kill(claim.horse)
+        scene.kill(claim.worker)
+        scene.kill(claim.horse)
     return count
 
 
@@ -86,7 +86,7 @@ def worker_part(scene: Scene) -> int:
     """SIGKILL of `python -m worker`: the ticker, and the parent of all RQ workers."""
     before = eventually(lambda: scene.relay.part("worker"), "the worker part runs", 30)
     with scene.frozen_claim(_lane(scene)) as (_, count):
-        kill(before)
+        scene.kill(before)
     return count
 
 
@@ -113,7 +113,7 @@ def _after_postgres(scene: Scene) -> int:
         eventually(lambda: proxy.silenced, "a COMMIT was passed on, and its answer kept back", _FINDS_S)
         time.sleep(0.05)
         with scene.frozen_claim(LANES["postgres"]) as (claim, count):
-            kill(claim.horse)
+            scene.kill(claim.horse)
     finally:
         proxy.silence = before
     return count
@@ -133,7 +133,7 @@ def _after_import(scene: Scene) -> int:
         eventually(lambda: struck, "a post was committed and not answered", _FINDS_S)
         time.sleep(0.05)
         with scene.frozen_claim(LANES["imports"]) as (claim, count):
-            kill(claim.horse)
+            scene.kill(claim.horse)
     finally:
         scene.imports.choose = lambda _post: None
     return count
@@ -153,8 +153,8 @@ def _frozen_server(scene: Scene) -> tuple[int, int]:
 def valkey_sigkill(scene: Scene) -> int:
     """SIGKILL of Valkey; it is started again on its append-only file."""
     server, count = _frozen_server(scene)
-    kill(server)
-    eventually(lambda: int(scene.redis.info("server")["process_id"]) != server, "another server runs", 60)
+    scene.kill(server)
+    eventually(lambda: int(scene.redis.info("server")["process_id"]) != server, "another server runs", _FINDS_S)
     return count
 
 

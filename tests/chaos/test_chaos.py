@@ -10,7 +10,7 @@ import pytest
 from tests.chaos import page
 from tests.chaos.database import Server
 from tests.chaos.faults import FAULTS
-from tests.chaos.running import run
+from tests.chaos.running import Result, run
 
 STORM = [
     "horse_sigkill",
@@ -48,6 +48,11 @@ def test_the_page_of_guarantees_is_what_the_last_results_say():
 
 def test_a_fault_that_was_not_run_is_said_to_be_not_run():
     assert page.text({}).count("| not run |") == len(FAULTS)
+
+
+def test_a_result_is_read_as_it_was_written():
+    result = Result("import_500", 5, 6, [1, 2], wrong=1, recovery_s=[0.5, 1.5], problems=["one row is wrong"])
+    assert page.read(page.line(result)) == result
 
 
 def test_a_row_with_nothing_in_flight_is_invalid_and_one_with_a_loss_is_broken():

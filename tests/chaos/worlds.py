@@ -1,12 +1,14 @@
-"""What a relay can be given of its own, so that it can be tampered with: a small disk, wall clocks."""
+"""What a relay can be given of its own, so that it can be tampered with: a small disk, wall clocks, a kernel."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 #: Enough for the append-only file of the longest run, and soon filled.
 _DISK_BYTES = 128 * 1024 * 1024
 _NS = 1_000_000_000
+#: LINUX_REBOOT_CMD_POWER_OFF of reboot(2).
+_POWER_OFF = 0x4321FEDC
 #: Of a process in the file of offsets.
 _PLACE = struct.Struct("=q")
 
@@ -89,3 +93,50 @@ class Clocks:
         with self._offsets.open("r+b", buffering=0) as file:
             file.seek(process * _PLACE.size)
             file.write(_PLACE.pack(int(seconds * _NS)))
+
+
+class Kernel:
+    """One that may run out of memory: User-Mode Linux, a plain process here, with the files of this machine."""
+
+    #: The suite needs some 500 MB; all the rest must be used up at each strike.
+    MEMORY = "1000M"
+    _NAME = "linux.uml"
+
+    @staticmethod
+    def missing() -> str:
+        """Why there can be none here, or nothing."""
+        there = shutil.which(Kernel._NAME)
+        return "" if there else "a kernel of its own (Debian: apt-get install user-mode-linux)"
+
+    @staticmethod
+    def inside() -> bool:
+        """Whether this is it."""
+        return "User Mode Linux" in Path("/proc/cpuinfo").read_text()
+
+    @staticmethod
+    def python(*args: str) -> str:
+        """What a Python of this environment said within it; the console's words go to standard error."""
+        here, script = Path(__file__).parents[2], Path(__file__).with_name("guest.sh")
+        with tempfile.TemporaryDirectory(prefix="guest") as folder:
+            out = Path(folder)
+            needed = sorted({str(here), sys.prefix, sys.base_prefix} - {"/usr"})
+            out.joinpath("folders").write_text("".join(f"{one}\n" for one in needed))
+            out.joinpath("command").write_text(
+                "export HOME=/tmp PATH=/usr/sbin:/usr/bin PYTHONDONTWRITEBYTECODE=1\n"
+                # Nothing of the suite is for the OOM killer; what is, says so itself.
+                "echo -1000 >/proc/self/oom_score_adj\n"
+                f"cd {shlex.quote(str(here))}\n"
+                f"{shlex.join([sys.executable, *args])} >/out/said\n"
+                "sync\n"
+                f"exec {shlex.quote(sys.executable)} -c 'import ctypes; ctypes.CDLL(None).reboot({_POWER_OFF})'\n"
+            )
+            machine = [Kernel._NAME, f"mem={Kernel.MEMORY}", "con=null", "con0=null,fd:1", f"uml_dir={out}"]
+            root = ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"]
+            ended = subprocess.run(
+                [*machine, *root, f"init={script}", f"OUT={out}"],
+                stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False,
+            )  # fmt: skip
+            said = out.joinpath("said").read_text() if out.joinpath("said").exists() else ""
+            if not said:
+                raise RuntimeError(f"nothing came of {Kernel._NAME} (exit {ended.returncode}): see above")
+            return said

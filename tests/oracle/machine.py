@@ -55,6 +55,9 @@ class Machine:
         config: the text of relay.yaml, or None for none. env: its whole environment, but for what Python needs.
     """
 
+    #: For how long a command is waited for.
+    patience_s = 60.0
+
     def __init__(self, config: str | None) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="e2e"))  # short: a socket's path has some hundred bytes
         self.data, self.port = self.home / "d", free_port()
@@ -103,7 +106,7 @@ class Machine:
         """Run a command as a user does, in the same folder."""
         whole = [sys.executable, "-m", "relay", *args, "--data", str(self.data)]
         return subprocess.run(
-            whole, cwd=self.home, env={}, capture_output=True, text=True, timeout=60, check=False
+            whole, cwd=self.home, env={}, capture_output=True, text=True, timeout=self.patience_s, check=False
         )
 
     @property
