@@ -13,12 +13,13 @@ from relay.buffer import forget as buffered
 from relay.buffer.documents import Documents
 from relay.buffer.exports import Exports
 from relay.buffer.failures import Failure, Failures
-from relay.cli.history import archived_blobs, owned
+from relay.cli.history import archived_blobs
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.cli.subject import Subject
 from relay.config import Config
 from relay.configured import Source
 from relay.errors import ConfigInvalid, RelayError
+from relay.lineage import owned
 from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
 

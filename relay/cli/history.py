@@ -9,19 +9,16 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import msgspec
-import redis as driver
 import typer
 
-from relay import configured, jobs
+from relay import jobs
 from relay.buffer.failures import Failures
-from relay.buffer.registry import Registry
-from relay.cli.lineage import lineage as touches
-from relay.cli.lineage import sought
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
 from relay.config import Config
 from relay.errors import ConfigInvalid
-from relay.pushes import PREFIX
-from relay.records import Codec, Packed, Table, instant_ns
+from relay.lineage import lineage as touches
+from relay.lineage import owned, sought
+from relay.records import Codec, Packed, instant_ns
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
 #: How often a replay looks whether there is room.
@@ -164,28 +161,6 @@ def _arrival(text: str) -> str:
     if at is None:
         raise ConfigInvalid(f"{text!r} is neither a time such as 2026-11-20T08:00Z nor a span such as 90m or 2d")
     return f"{at // 1000:016d}"
-
-
-def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
-    """Whose a table is, and what is declared of it, for a key of as many values as it has columns."""
-    source, declared = _owner(config, client, table, key)
-    if len(key) != len(declared.key):
-        columns = ", ".join(declared.key)
-        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
-    return source, declared
-
-
-def _owner(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
-    ours = [source for source in configured.sources_of(config).values() if table in source.declared]
-    if ours:
-        # Of those that share a table, whose row it is stands first in the key.
-        named = [source for source in ours if source.shares and source.name == key[0]]
-        return (named or ours)[0], ours[0].declared[table]
-    pushed = Registry(client).table(table)
-    if pushed is None:
-        raise ConfigInvalid(f"no configured source and no client writes a table {table!r}")
-    number, columns = pushed
-    return jobs.senders(config, client)[f"{PREFIX}{number}"], Table(table, key=columns)
 
 
 def lineage(

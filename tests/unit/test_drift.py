@@ -12,7 +12,7 @@ from rq.timeouts import JobTimeoutException
 from relay import configured, intake
 from relay.buffer.drift import NAME, Account, Finding, Seen
 from relay.buffer.lanes import Claimed
-from relay.cli.drift import VANISHED_MS, VANISHED_ROWS, Report, report
+from relay.drift import VANISHED_MS, VANISHED_ROWS, Report, report
 from relay.records import Codec, Table, Type, decode_json, encode_json
 from relay.source import sample_request
 from worker import drift
