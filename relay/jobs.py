@@ -17,8 +17,8 @@ from relay.buffer.registry import Registry
 from relay.config import Config
 from relay.configured import Source
 from relay.errors import ConfigInvalid, IntakeError, MappingFailed
-from relay.pushes import Client, client_of
-from relay.records import Codec, Event, Packed, Request, lane_key, partition_of, records_of
+from relay.pushes import PREFIX, Client, client_of
+from relay.records import Codec, Event, Packed, Request, Table, lane_key, partition_of, records_of
 from relay.telemetry import logger
 
 Sender = Source | Client
@@ -43,6 +43,28 @@ def senders(config: Config, client: driver.Redis) -> dict[str, Sender]:
         one.declared = {id_.decode(): text for id_, text in declared.items()}
         found[one.name] = one
     return found
+
+
+def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[Sender, Table]:
+    """Whose a table is, and what is declared of it, for a key of as many values as it has columns."""
+    source, declared = _owner(config, client, table, key)
+    if len(key) != len(declared.key):
+        columns = ", ".join(declared.key)
+        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
+    return source, declared
+
+
+def _owner(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[Sender, Table]:
+    ours = [source for source in configured.sources_of(config).values() if table in source.declared]
+    if ours:
+        # Of those that share a table, whose row it is stands first in the key.
+        named = [source for source in ours if source.shares and source.name == key[0]]
+        return (named or ours)[0], ours[0].declared[table]
+    pushed = Registry(client).table(table)
+    if pushed is None:
+        raise ConfigInvalid(f"no configured source and no client writes a table {table!r}")
+    number, columns = pushed
+    return senders(config, client)[f"{PREFIX}{number}"], Table(table, key=columns)
 
 
 class Again(msgspec.Struct):

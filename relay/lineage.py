@@ -6,14 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
-import redis as driver
 
-from relay import configured, jobs
 from relay.buffer.failures import Failure
-from relay.buffer.registry import Registry
-from relay.config import Config
-from relay.errors import ConfigInvalid
-from relay.pushes import PREFIX
 from relay.records import (
     Packed,
     Record,
@@ -50,6 +44,17 @@ class Touch(msgspec.Struct):
     refused_by: list[str] = []
 
 
+class Traced(msgspec.Struct, frozen=True):
+    """The deliveries that touched a row, oldest version first.
+
+    Args:
+        since: where not all that is kept was looked through, the arrival number of the oldest event that was.
+    """
+
+    touches: list[Touch]
+    since: str
+
+
 class Sought(msgspec.Struct, frozen=True):
     """A row.
 
@@ -63,28 +68,6 @@ class Sought(msgspec.Struct, frozen=True):
     key: str
     parent: str
     hints: tuple[tuple[bytes, bytes], ...]
-
-
-def owned(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
-    """Whose a table is, and what is declared of it, for a key of as many values as it has columns."""
-    source, declared = _owner(config, client, table, key)
-    if len(key) != len(declared.key):
-        columns = ", ".join(declared.key)
-        raise ConfigInvalid(f"the key of {table} is {columns}: give as many values, {len(key)} were given")
-    return source, declared
-
-
-def _owner(config: Config, client: driver.Redis, table: str, key: list[str]) -> tuple[jobs.Sender, Table]:
-    ours = [source for source in configured.sources_of(config).values() if table in source.declared]
-    if ours:
-        # Of those that share a table, whose row it is stands first in the key.
-        named = [source for source in ours if source.shares and source.name == key[0]]
-        return (named or ours)[0], ours[0].declared[table]
-    pushed = Registry(client).table(table)
-    if pushed is None:
-        raise ConfigInvalid(f"no configured source and no client writes a table {table!r}")
-    number, columns = pushed
-    return jobs.senders(config, client)[f"{PREFIX}{number}"], Table(table, key=columns)
 
 
 def sought(table: str, declared: Table, values: Sequence[str]) -> Sought:

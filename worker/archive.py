@@ -121,6 +121,27 @@ class Archive:
                 return
             since = page[-1][0] + "!"  # just above it
 
+    def back(self, source: str) -> Iterator[tuple[str, bytes]]:
+        """Arrival and blob of each event of a source, newest first, read page by page.
+
+        Raises:
+            Transient: the file cannot be read now.
+        """
+        query = (
+            "SELECT arrival, blob FROM events WHERE arrival < ? AND source = ? "  # noqa: S608 - a number of ours
+            f"ORDER BY arrival DESC LIMIT {_PAGE}"
+        )
+        until = "~"
+        while True:
+            try:
+                page = self._db.execute(query, (until, source)).fetchall()
+            except sqlite3.Error as error:
+                raise Transient(f"the archive cannot be read: {error}") from error
+            yield from page
+            if len(page) < _PAGE:
+                return
+            until = page[-1][0]
+
     def forget(self, arrivals: Sequence[str]) -> int:
         """Delete events for good, and rewrite the file so that its free pages and its log keep nothing of them.
 

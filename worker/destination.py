@@ -24,13 +24,14 @@ What every destination must make true of a batch, in any order and any number of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
+from relay.buffer.looking import Column
 from relay.errors import Permanent
 
 STORED: Final = "stored"
@@ -164,6 +165,20 @@ class Found(msgspec.Struct, frozen=True):
     rows: Iterator[Cells]
 
 
+class Form(msgspec.Struct, frozen=True):
+    """How a table is spoken of in its destination's SQL.
+
+    Args:
+        at: its name, quoted. columns: the relay's, as they are there. key: SQL names of its primary key.
+        literal: a key column's value, by the column's kind and as text; None where no row can have it.
+    """
+
+    at: str
+    columns: list[Column]
+    key: list[str]
+    literal: Callable[[str, str], str | None]
+
+
 class Reader(ABC):
     """A destination opened for reading alone: nothing can be changed through it, and no table is held in memory.
 
@@ -188,6 +203,10 @@ class Reader(ABC):
     @abstractmethod
     def rows(self, table: str, seconds: float) -> Found:
         """The live rows of a table as they are at one moment, in no certain order."""
+
+    @abstractmethod
+    def form(self, table: str) -> Form:
+        """How a table is spoken of in `query`."""
 
     @abstractmethod
     def query(self, sql: str, seconds: float) -> Found:

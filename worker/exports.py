@@ -29,7 +29,7 @@ from relay.config import Config
 from relay.dispatch import EXPORT_S, WRITE, ask_to_write
 from relay.errors import ConfigInvalid, DeliveryError, Permanent, Transient
 from relay.telemetry import logger
-from worker import jobs
+from worker import browsing, jobs, tracing
 from worker.destination import Cells, Reader
 
 log = logger("exports")
@@ -222,6 +222,16 @@ def _answer(config: Config, question: Question, token: str) -> Any:
     if question.kind == "columns":
         with _reader(config, question.destination) as reader:
             return reader.columns(question.table)
+    if question.kind == "shape":
+        with _reader(config, question.destination) as reader:
+            return browsing.shape(reader, question.table)
+    if question.kind == "look" and question.look is not None:
+        with _reader(config, question.destination) as reader:
+            return browsing.look(reader, question.table, question.look)
+    if question.kind == "lineage" and question.row is not None:
+        return tracing.traced(config, question.table, question.row)
+    if question.kind == "settings":
+        return jobs.told(config, question.destination)
     return _figure(config, question, token)
 
 
@@ -323,7 +333,7 @@ def _why(error: Exception) -> str:
     """An error for those who called; the destination's own words are for the log."""
     if isinstance(error, Permanent) and error.reason == "too_slow":
         return "it took too long"
-    if isinstance(error, Permanent) and error.reason == "too_large":
+    if isinstance(error, Permanent) and error.reason in {"too_large", "no_export", "no_archive"}:
         return str(error)
     if isinstance(error, Permanent) and error.reason == "no_table":
         return "there is no such table any more"

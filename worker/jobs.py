@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import get_current_job
@@ -106,6 +106,19 @@ def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
             for f in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigInvalid("\n".join(faults)) from None
+
+
+def told(config: Config, name: str) -> dict[str, Any]:
+    """A destination's settings for people: of a secret only whether there is one."""
+    if name not in config.settings.destinations:
+        return {}
+    _, settings = settings_of(config, name)
+    plain = settings.model_dump(mode="json", by_alias=True)
+    for field, about in type(settings).model_fields.items():
+        value = getattr(settings, field)
+        if isinstance(value, SecretStr):
+            plain[about.alias or field] = "present" if value.get_secret_value() else "missing"
+    return dict(plain)
 
 
 def open_destination(config: Config, name: str) -> Destination:

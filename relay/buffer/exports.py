@@ -13,6 +13,7 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys
+from relay.buffer.looking import Look, RowOf
 
 PENDING: Final = "Pending"
 RUNNING: Final = "In Progress"
@@ -211,9 +212,11 @@ class Question(msgspec.Struct, frozen=True):
     """What the web half asks of the half that has destinations.
 
     Args:
-        kind: `tables` (of all destinations), `columns` (of one table), `figure` or `chart`.
-        destination, table: of `columns`.
+        kind: `tables` (of all destinations), `columns`, `shape`, `look` or `lineage` (of one table), `settings`
+            (of one destination), `figure` or `chart`.
+        destination, table: of which.
         name: of the figure or chart. format: `csv` or `json`. headers: a CSV begins with the columns' names.
+        look: of `look`. row: of `lineage`.
     """
 
     kind: str
@@ -222,13 +225,16 @@ class Question(msgspec.Struct, frozen=True):
     name: str = ""
     format: str = "csv"
     headers: bool = False
+    look: Look | None = None
+    row: RowOf | None = None
 
 
 class Answer(msgspec.Struct, frozen=True):
     """What came of a question.
 
     Args:
-        value: names of tables by destination, names of columns, or the file that holds a figure's data.
+        value: names of tables by destination, names of columns, the file that holds a figure's data, or what
+            `relay.buffer.looking` and `relay.lineage` have for it.
         fault: empty, or `unknown` (there is no such thing), `away` (try again) or `failed` (it is no use).
         why: of the fault, for people.
     """

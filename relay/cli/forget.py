@@ -19,7 +19,7 @@ from relay.cli.subject import Subject
 from relay.config import Config
 from relay.configured import Source
 from relay.errors import ConfigInvalid, RelayError
-from relay.lineage import owned
+from relay.jobs import owned
 from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
 

@@ -17,7 +17,7 @@ from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened,
 from relay.config import Config
 from relay.errors import ConfigInvalid
 from relay.lineage import lineage as touches
-from relay.lineage import owned, sought
+from relay.lineage import sought
 from relay.records import Codec, Packed, instant_ns
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
@@ -173,7 +173,7 @@ def lineage(
     """Show the deliveries kept that touched a row, oldest version first, and which of them won."""
     settings = opened(config, data)
     client = buffer(settings)
-    source, declared = owned(settings, client, table, key)
+    source, declared = jobs.owned(settings, client, table, key)
     events = archived(settings, {"source": source.name})
     found = touches(events, sought(table, declared, key), Failures(client).every(), source.to)
     if as_json:

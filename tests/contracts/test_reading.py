@@ -23,8 +23,8 @@ from tests.contracts.destinations import (
     postgres_server,
     row,
 )
+from worker.columns.values import moment
 from worker.destination import Reader, TableSpec
-from worker.destinations.postgres.reading import moment
 
 READ = [kind for kind in HARNESSES if catalogue.load(PACKAGE, kind).destination.reads is not None]
 SPEC = TableSpec(

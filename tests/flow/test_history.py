@@ -20,12 +20,12 @@ import redis
 import yaml
 from typer.testing import CliRunner
 
-from relay import jobs
+from relay import jobs, lineage
 from relay.app import create_app
 from relay.buffer import keys, ledger
 from relay.buffer.failures import Failures
 from relay.buffer.lanes import Lane
-from relay.cli import history, lineage
+from relay.cli import history
 from relay.cli.main import app
 from relay.config import load
 from relay.configured import sources_of

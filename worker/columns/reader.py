@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from relay.buffer import looking
 from relay.errors import Permanent, Transient
 from relay.records import Type
 from worker.columns import sql
-from worker.columns.layout import Column, Layout, quoted
-from worker.destination import Cells, Found, Reader
+from worker.columns.layout import Column, Dialect, Layout, quoted
+from worker.columns.values import of_key
+from worker.destination import Cells, Form, Found, Reader
 
 #: Steps of SQLite's machine between two looks at the clock.
 _STEPS: Final = 20_000
@@ -27,6 +29,7 @@ _READS: Final = frozenset(
 # https://www.sqlite.org/rescode.html: busy, locked, nomem, ioerr, cantopen, protocol.
 _TRANSIENT: Final = frozenset({5, 6, 7, 10, 14, 15})
 _INTERRUPTED: Final = 9
+_DIALECT: Final = Dialect(fold=str.lower, any_number=True)
 
 
 class FileReader(Reader):
@@ -56,6 +59,16 @@ class FileReader(Reader):
         found = self.query(statement, seconds)
         flags = {n for n, column in enumerate(layout.columns) if column.kind == Type.BOOL}
         return Found(names, _flagged(found.rows, flags) if flags else found.rows)
+
+    def form(self, table: str) -> Form:
+        """See `Reader`."""
+        with self._translated():
+            layout = self._known(table)
+            actual = self._open().execute(f"PRAGMA table_xinfo({quoted(layout.table)})").fetchall()
+        types = {name: type_ for _, name, type_, *_ in actual}
+        key = [name for place, name in sorted((row[5], row[1]) for row in actual) if place]
+        columns = [looking.Column(c.source, c.name, c.kind, types[c.name]) for c in layout.columns]
+        return Form(quoted(layout.table), columns, key, _literal)
 
     def query(self, sql: str, seconds: float) -> Found:
         """See `Reader`."""
@@ -129,6 +142,14 @@ class FileReader(Reader):
 
 def _only_reads(action: int, *_: object) -> int:
     return sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
+
+
+def _literal(kind: str, text: str) -> str | None:
+    # Of what SQLite compares by the text or the whole number in which it is stored.
+    value = of_key(kind, text, _DIALECT)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return None if value is None else str(int(value))
 
 
 def _flagged(rows: Iterator[Cells], flags: set[int]) -> Iterator[Cells]:

@@ -31,6 +31,7 @@ _ZONED: Final = re.compile(
     r"(?:(?!9999)[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?+"
     "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])\0)*+"
 )
+_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(\+00)?")
 _FIRST_NS: Final = -62_135_596_800 * 10**9
 _LAST_NS: Final = 253_402_300_800 * 10**9 - 1
 # A string of digits is an integer only where it reads back the same: "007" is not.
@@ -47,6 +48,14 @@ def as_text(value: Any) -> str | None:
 def instant_text(moment: dt.datetime) -> str:
     """A UTC moment as `2026-11-21T04:03:09.123456Z`: it sorts as text."""
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def moment(text: str | None) -> str | None:
+    """`2026-11-21 04:03:09.5+00` as `2026-11-21T04:03:09.500000Z`; without a zone where there was none."""
+    found = _MOMENT.fullmatch(text) if text else None
+    if found is None:
+        return text
+    return f"{found[1]}T{found[2]}.{(found[3] or '').ljust(6, '0')}{'Z' if found[4] else ''}"
 
 
 def _each(values: list[Any], one: Callable[[Any], Any]) -> Encoded:
@@ -143,6 +152,13 @@ ENCODERS: Final[dict[str, Encoder]] = {
     Type.BOOL: _bools,
     Type.JSON: _jsons,
 }
+
+
+def of_key(kind: str, text: str, dialect: Dialect) -> Any:
+    """A key's value, given as text, as its column holds it; None where it cannot."""
+    encoded = [text] if kind == Type.JSON else ENCODERS[kind]([text], dialect)[0]
+    return None if faults(kind, encoded, [text], dialect) or "\0" in text else encoded[0]
+
 
 _JSON_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONG: Final = 16_000

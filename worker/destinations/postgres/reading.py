@@ -6,7 +6,6 @@ https://www.postgresql.org/docs/current/sql-set-transaction.html · https://www.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -16,19 +15,20 @@ from typing import Any, Final
 import psycopg
 from psycopg.types.string import TextLoader
 
+from relay.buffer import looking
 from relay.errors import Permanent
 from worker.columns import sql
 from worker.columns.layout import Layout
-from worker.destination import Cells, Found, Reader
+from worker.columns.values import moment, of_key
+from worker.destination import Cells, Form, Found, Reader
 from worker.destinations.postgres.session import Session
-from worker.destinations.postgres.tables import Tables
+from worker.destinations.postgres.tables import DIALECT, Tables
 
 #: Rows fetched at once.
 _STEP: Final = 2_000
 _NATIVE: Final = frozenset({"bool", "int2", "int4", "int8", "float4", "float8", "numeric"})
 _TIMESTAMPTZ: Final = 1184
 _TIMESTAMP: Final = 1114
-_MOMENT: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(\+00)?")
 
 
 class SchemaReader(Reader):
@@ -58,6 +58,16 @@ class SchemaReader(Reader):
             f"SELECT {sql.listed(names)} FROM {self._db.at(layout.table)} WHERE _relay_deleted_at IS NULL", seconds
         )
 
+    def form(self, table: str) -> Form:
+        """See `Reader`."""
+        with self._reading(self.settings.statement_timeout_s):
+            layout, _ = self._known(table)
+            types, key = self._tables.described(layout)
+        columns = [
+            looking.Column(c.source, c.name, c.kind, types[c.name]) for c in layout.columns if c.name in types
+        ]
+        return Form(self._db.at(layout.table), columns, key, self._literal)
+
     def query(self, sql: str, seconds: float) -> Found:
         """See `Reader`."""
         rows = self._fetched(sql, time.monotonic() + seconds)
@@ -69,6 +79,10 @@ class SchemaReader(Reader):
         while self._under_way:
             self._under_way.pop().close()
         self._db.close()
+
+    def _literal(self, kind: str, text: str) -> str | None:
+        value = of_key(kind, text, DIALECT)
+        return None if value is None else self._db.quote(value)
 
     def _known(self, table: str) -> tuple[Layout, list[str]]:
         layout = next((layout for name, layout in self._tables.all() if name == table), None)
@@ -142,11 +156,3 @@ def _worded(rows: list[Cells], moments: list[int]) -> Iterator[Cells]:
         for n in moments:
             cells[n] = moment(cells[n])
         yield tuple(cells)
-
-
-def moment(text: str | None) -> str | None:
-    """`2026-11-21 04:03:09.5+00` as `2026-11-21T04:03:09.500000Z`; without a zone where there was none."""
-    found = _MOMENT.fullmatch(text) if text else None
-    if found is None:
-        return text
-    return f"{found[1]}T{found[2]}.{(found[3] or '').ljust(6, '0')}{'Z' if found[4] else ''}"

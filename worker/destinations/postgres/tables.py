@@ -87,6 +87,18 @@ class Tables:
         actual = self._actual(layout.table)
         return [column.name for column in layout.columns if column.name in actual]
 
+    def described(self, layout: Layout) -> tuple[dict[str, str], list[str]]:
+        """A table's columns with their types as the server words them, and its primary key."""
+        where = f"nspname = {self._db.quote(self._db.schema)} AND relname = {self._db.quote(layout.table)}"
+        found = self._db.run(
+            "SELECT attname, format_type(atttypid, atttypmod), array_position(indkey::int2[], attnum) "
+            "FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace "
+            f"LEFT JOIN pg_index i ON i.indrelid = c.oid AND indisprimary WHERE {where} AND attnum > 0 "
+            "AND NOT attisdropped"
+        ).fetchall()
+        key = sorted((place, name) for name, _, place in found if place is not None)
+        return {name: type_ for name, type_, _ in found}, [name for _, name in key]
+
     def extend(self, spec: TableSpec, wanted: Sequence[Wanted]) -> Layout:
         """Make the table, or what it lacks, in a transaction of its own; processes take turns.
 
