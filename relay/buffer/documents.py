@@ -7,7 +7,7 @@ time at which the ticker looks whether somebody works on it; whoever does has a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -16,7 +16,7 @@ import zstandard
 
 from relay.buffer import keys
 from relay.buffer.bounds import LETTER_BYTES, Bounds
-from relay.buffer.executions import RUNNING, UPLOADING, Execution, Import, Progress
+from relay.buffer.executions import CANCELED, RUNNING, UPLOADING, Execution, Import, Progress
 from relay.buffer.redis import script
 from relay.buffer.seal import Seal
 from relay.errors import BufferUnavailable, SealBroken
@@ -173,6 +173,18 @@ class Documents:
             self.client.zrem(keys.executions(number), id_)
         return kept
 
+    def last(self, numbers: Sequence[int]) -> list[Execution | None]:
+        """The newest execution of each of some imports, in two round trips."""
+        if not numbers:
+            return []
+        with self.client.pipeline(transaction=False) as pipe:
+            for number in numbers:
+                pipe.zrevrange(keys.executions(number), 0, 0)
+            newest: list[Any] = pipe.execute()
+            for ids in newest:
+                pipe.hgetall(keys.execution(int(ids[0]) if ids else 0))
+            return [_read(raw) for raw in pipe.execute()]
+
     def begin(self, number: int, token: str) -> Execution | None:
         """Work on an execution; None where another does, or it is over."""
         if self._begin([keys.execution(number), keys.DOCUMENTS_DUE], [number, token, LEASE_MS]) != 1:
@@ -236,6 +248,11 @@ class Documents:
             _errors(run.id),
         ]  # fmt: skip
         return int(self._end(names, [run.id, run.source, mode, run.token, status, why[:500], KEPT_S]))
+
+    def cancel(self, run: Execution) -> Execution:
+        """Cancel an execution: at once where it waits, between two pieces where it runs; as it is then."""
+        self.end(run, "free", CANCELED)
+        return self.execution(run.id) or run
 
     def free(self, number: int, token: str) -> None:
         """Give an execution back whose job is known to be dead."""

@@ -159,11 +159,25 @@ class Registry:
         found: Any = self.client.hkeys(keys.CLIENTS)
         return sorted(int(name) for name in found if name.isdigit())
 
+    def document_clients(self, configured: Iterable[int]) -> list[int]:
+        """Every client that may have document imports: one that has a key, or had, or is configured."""
+        keyed = {key.client for key in self.every() if key.client}
+        return sorted({*self.clients(), *configured, *keyed})
+
     def table_key(self, full: str, client: int, key: Sequence[str]) -> tuple[str, ...]:
         """The key columns of a client's table: those of its first push, whatever later ones say."""
         self.client.hsetnx(keys.CLIENTS, f"table:{full}", msgspec.json.encode((client, list(key))))
         found = self.table(full)
         return found[1] if found is not None else tuple(key)
+
+    def tables(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """`table` of all that clients pushed."""
+        found: Any = self.client.hgetall(keys.CLIENTS)
+        pushed = {name.decode(): text for name, text in found.items() if name.startswith(b"table:")}
+        return {
+            name.removeprefix("table:"): msgspec.json.decode(text, type=tuple[int, tuple[str, ...]])
+            for name, text in pushed.items()
+        }
 
     def table(self, full: str) -> tuple[int, tuple[str, ...]] | None:
         """Whose a table is that a client pushed, and its key columns; None where no client pushed one."""

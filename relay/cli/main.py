@@ -17,6 +17,7 @@ from relay.cli import (
     drift,
     forget,
     history,
+    imports,
     look,
     pause,
     refused,
@@ -31,7 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A webhook relay that turns SaaS webhooks into correct, typed rows.",
 )
-_MODULES = (run, send, cases, look, alerts, drift, dead, refused, history, forget, audit, pause, apikeys, admin)
+_MODULES = (
+    run, send, cases, look, alerts, drift, dead, refused, history, forget, audit, pause, imports, apikeys, admin,
+)  # fmt: skip
 for module in _MODULES:
     module.register(app)
 

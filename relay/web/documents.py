@@ -10,7 +10,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from relay.buffer.documents import CHUNK, Documents
-from relay.buffer.executions import CANCELED, PENDING, Execution, Import
+from relay.buffer.executions import PENDING, Execution, Import
 from relay.buffer.registry import Key, Registry
 from relay.dialect import Pushed, PushRefused
 from relay.dialects import documents as dialect
@@ -171,9 +171,7 @@ def act(dm: Datamart, iid: Id, eid: Id) -> Response:
     """Cancel an execution: at once where it waits, between two pieces where it runs."""
     run = _run(dm, iid, eid)
     dialect.action(read_plain(request.environ, _BODY_BYTES))
-    store = _store()
-    store.end(run, "free", CANCELED)
-    return _answer(execution_told(store.execution(run.id) or run))
+    return _answer(execution_told(_store().cancel(run)))
 
 
 @declares(executions.ERROR_FILE)
