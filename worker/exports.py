@@ -23,7 +23,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from relay.buffer.exports import Answer, Export, Exports, Question, file_of, put_answer
+from relay.buffer.exports import TOO_SLOW, Answer, Export, Exports, Question, file_of, put_answer
 from relay.buffer.redis import connect
 from relay.config import Config
 from relay.dispatch import EXPORT_S, WRITE, ask_to_write
@@ -332,7 +332,7 @@ def _reader(config: Config, name: str) -> Iterator[Reader]:
 def _why(error: Exception) -> str:
     """An error for those who called; the destination's own words are for the log."""
     if isinstance(error, Permanent) and error.reason == "too_slow":
-        return "it took too long"
+        return TOO_SLOW
     if isinstance(error, Permanent) and error.reason in {"too_large", "no_export", "no_archive"}:
         return str(error)
     if isinstance(error, Permanent) and error.reason == "no_table":

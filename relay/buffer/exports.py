@@ -107,12 +107,12 @@ class Exports:
         last: Any = self.client.get(keys.LAST_EXPORT)
         return 0 < number <= int(last or 0) and self.find(number) is None
 
-    def every(self, client: int) -> list[Export]:
-        """A client's exports, oldest first."""
+    def every(self, client: int | None = None) -> list[Export]:
+        """A client's exports, or all of them, oldest first."""
         self.client.zremrangebyscore(keys.EXPORTS, "-inf", _now() - KEPT_MS)
         raw: Any = self.client.zrange(keys.EXPORTS, 0, -1)
         found = self.several([int(number) for number in raw])
-        return [export for export in found if export is not None and export.client == client]
+        return [export for export in found if export is not None and client in {None, export.client}]
 
     def drop(self, tables: Iterable[str]) -> int:
         """Let all exports of these tables be no more; returns how many. Their files go with the next sweep."""
@@ -206,6 +206,10 @@ class Numbers:
         raw: Any = self.client.hgetall(keys.NUMBERS)
         names = [field.decode() for field, n in raw.items() if int(n) == number]
         return next((name.partition("|")[2] for name in names if name.startswith(f"{kind}|")), None)
+
+
+#: What is said where a destination needed longer than it was given.
+TOO_SLOW: Final = "it took too long"
 
 
 class Question(msgspec.Struct, frozen=True):

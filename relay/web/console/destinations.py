@@ -1,13 +1,18 @@
-"""Destinations: how each is doing, what waits for it; held back, and let go on."""
+"""Destinations: how each is doing, what waits for it, what it answered; held back, and let go on."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from flask import Response, request
 from werkzeug.exceptions import BadRequest, NotFound
 
-from relay.buffer import destinations
+from relay.buffer import destinations, keys, measures
+from relay.buffer.exports import Question
+from relay.web.console import asking
+from relay.web.console.asking import NoAnswer
+from relay.web.console.facts import DestinationFacts, Facts
 from relay.web.console.gate import acted, back, bp, here, page
 from relay.web.console.overview import facts
 from relay.web.state import state
@@ -20,6 +25,49 @@ def destinations_page() -> Response:
     """All of them, with their lanes."""
     found = facts()
     return page("destinations.html", destinations=found.destinations(), archive=found.archive())
+
+
+@bp.get("/destinations/<name>")
+def destination_page(name: str) -> Response:
+    """One of them: how its batches ended, how large they were, when it is tried next, and its settings."""
+    found = facts()
+    one = next((d for d in found.destinations() if d.name == name), None)
+    if one is None:
+        raise NotFound(f"No destination {name[:64]} is configured.")
+    raw: Any = found.client.hgetall(keys.METRICS)
+    measured = measures.read(raw)
+    batches = measured.rows.get(name, measures.empty("rows"))
+    told: dict[str, Any] = {}
+    wrong = ""
+    try:
+        told = asking.ask(Question("settings", name)) or {}
+    except NoAnswer as error:
+        wrong = str(error)
+    return page(
+        "destination.html",
+        destination=one,
+        next_ms=_next_try(found, one),
+        outcomes=[(outcome, measured.tries.get((name, outcome), 0)) for outcome in measures.OUTCOMES],
+        batches=[(bound, count) for bound, count in batches.counts.items() if count],
+        mean=batches.total / max(1, sum(batches.counts.values())),
+        settings={field: _plain(value) for field, value in told.items()},
+        wrong=wrong,
+    )
+
+
+def _next_try(found: Facts, one: DestinationFacts) -> int:
+    """When something is sent again (ms since 1970); 0 where nothing rests, or nobody knows."""
+    standing = destinations.standings(found.client).get(one.name, {})
+    rests = [lane.rests_until_ms for lane in one.lanes if lane.rests_until_ms]
+    opens = int(standing.get("open_until", 0))
+    if one.paused or not (opens or rests):
+        return 0
+    return max(opens, min(rests, default=0))
+
+
+def _plain(value: Any) -> str:
+    """A setting's value as one line."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 @bp.post("/destinations/<name>")
