@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install install-test up test lint chaos bench docs site links lock format clean
+.PHONY: help install install-test install-browser up test browser screenshots lint chaos bench docs site links lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -14,11 +14,22 @@ install-test:
 	@$(PYTHON) deploy/install.py requirements-test.lock
 	@$(PYTHON) deploy/install.py requirements-clients.lock
 
+install-browser:
+	@$(PYTHON) -m tests.browser.chromium
+	@$(PYTHON) deploy/install.py requirements-test.lock
+	@$(PYTHON) deploy/install.py requirements-browser.lock
+
 up: install ## install and run everything on this machine
 	@exec $(BIN)/relay up
 
 test: install-test lint ## install what the tests need, and pass them all
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+browser: install-browser ## the console in a real Chromium; pictures of each page are left in build/screenshots
+	@$(BIN)/python -m pytest -m browser tests/browser
+
+screenshots: install-browser ## feed a relay for MINUTES (10), and take pictures of each page of its console
+	@$(BIN)/python -m tests.browser.tour --minutes $(or $(MINUTES),10)
 
 lint: install-test ## style, types and layers
 	@$(BIN)/ruff check .
@@ -53,6 +64,8 @@ lock: ## pin the newest releases that pyproject.toml allows
 		--group build pyproject.toml -o requirements.lock
 	@.venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--group build --group test -c requirements.lock pyproject.toml -o requirements-test.lock
+	@.venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --upgrade \
+		--group pyproject.toml:browser -c requirements-test.lock -o requirements-browser.lock
 	@printf 'gunicorn-h1c\n' | .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --no-deps --no-header - \
 		-o requirements-fast.lock
 	@cd tests/clients && ../../.venv-lock/bin/uv pip compile --quiet --config-file uv.toml --universal --generate-hashes \

@@ -3,6 +3,7 @@
 
 Usage: python3 deploy/install.py LOCK
 
+`requirements-browser.lock` comes on top of `requirements-test.lock`, in the same `.venv`.
 `requirements-clients.lock` goes into `.venv-clients`: the clients of others that tests run need older libraries.
 
 Repeats nothing that is already there. What a machine lacks is said in one sentence.
