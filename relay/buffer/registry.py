@@ -101,7 +101,7 @@ class Registry:
         if kind not in KINDS:
             raise ConfigInvalid(f"there is no kind of key {kind!r}; known: {', '.join(KINDS)}")
         if kind != "admin" and client < 1:
-            raise ConfigInvalid(f"an {kind} key is a client's: say --client with a number from 1")
+            raise ConfigInvalid(f"an {kind} key is a client's: it needs a client id, a number from 1")
         for network in networks:
             try:
                 ipaddress.ip_network(network)
