@@ -53,6 +53,11 @@ def redis_url(valkey_url: str) -> str:
     return valkey_url
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what drives a browser unless `make browser` asks for it: it needs what `make test` does not."""
+    return True if collection_path.name == "browser" and config.option.markexpr != "browser" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each test an id of its own: schemathesis gives one to many, and of those xdist would run one alone."""
     seen: Counter[str] = Counter()
