@@ -59,7 +59,8 @@ class Person:
         self.url, self.watch = url, Watch(url)
         options.setdefault("viewport", DESKTOP)
         self.context = browser.new_context(base_url=url, storage_state=state, reduced_motion="reduce", **options)
-        self.context.set_default_timeout(8_000)
+        self.context.set_default_timeout(15_000)
+        self.context.set_default_navigation_timeout(60_000)
         self.watch.over(self.context)
         self.page: Page = self.context.new_page()
 

@@ -19,7 +19,7 @@ _HOME: Final = "/console/"
 _MOST: Final = 120
 #: What no link leads to: the search in the archive, and a page that is not there.
 _BESIDES: Final = (f"{_HOME}events/?in=archive", f"{_HOME}nowhere")
-#: Forms that are not part of a page: everybody is somebody after one, and nobody after the other.
+#: Forms after which one is nobody, or somebody: the rest of the pages could not be seen.
 _PASSED_BY: Final = ("/logout", "/login")
 _LINKS: Final = "links => links.map(link => link.href)"
 _BUTTONS: Final = """buttons => buttons.map(button => [
@@ -79,7 +79,7 @@ def _every(page: Page, most_alike: int) -> Iterator[tuple[str, tuple[str, str, s
         buttons: list[list[str]] = page.locator('main form[method="post"] button').evaluate_all(_BUTTONS)
         for action, name, value in buttons:
             shape = (*_shape(urlsplit(action).path), name, value)
-            if not action.endswith(_PASSED_BY) and shape not in alike:
+            if not any(word in action for word in _PASSED_BY) and shape not in alike:
                 alike[shape] += 1
                 yield path, (action, name, value)
 
