@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Error, Page, Response
 
 _HOME: Final = "/console/"
 #: No crawl is longer than this.
@@ -41,7 +41,7 @@ class Place:
 
     def go(self, page: Page) -> Response | None:
         """Go there; the answer to the page's own request."""
-        answer = page.goto(self.path)
+        answer = _open(page, self.path)
         if self.button is None:
             return answer
         action, name, value = self.button
@@ -49,6 +49,16 @@ class Place:
         with page.expect_navigation() as after:
             page.locator(f'main form[method="post"][action="{action}"] button{chosen}').first.click()
         return after.value
+
+
+def _open(page: Page, path: str) -> Response | None:
+    """Go to an address; a page that waited for something may just be loading itself again, which wins."""
+    try:
+        return page.goto(path)
+    except Error as error:
+        if "ERR_ABORTED" not in error.message:
+            raise
+    return page.goto(path)
 
 
 def places(page: Page, alike: int = 3) -> list[Place]:
@@ -65,7 +75,7 @@ def places(page: Page, alike: int = 3) -> list[Place]:
 def _every(page: Page, most_alike: int) -> Iterator[tuple[str, tuple[str, str, str] | None]]:
     todo, seen, alike = [_HOME, *_BESIDES], {_HOME, *_BESIDES}, Counter[tuple[object, ...]]()
     for path in todo:
-        page.goto(path)
+        _open(page, path)
         yield path, None
         links: list[str] = page.locator("a[href]").evaluate_all(_LINKS)
         for link in links:
