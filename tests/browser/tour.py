@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
+import time
 import urllib.request
-from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +24,19 @@ from tests.browser.looking import PICTURES, picture
 from tests.browser.people import DESKTOP, PHONE, Person
 from tests.browser.places import places
 from tests.browser.stage import Stage
-from tests.flow.test_metrics import Samples, agrees, parsed
-from tests.oracle.machine import eventually
+from tests.flow.test_metrics import Samples, parsed
 from tests.servers.import_server import ImportServer
 
 #: Of the picture in the README.
 _MOST_BYTES: Final = 200_000
-_SUMS: Final = {"accepted": "rowhook_events_accepted_total", "emitted": "rowhook_records_emitted_total"}
+#: Metrics of the ledger's accounts, and the state that each is of; without one a label says it.
+_METRICS: Final = {
+    "rowhook_events_accepted_total": "accepted", "rowhook_events": "",
+    "rowhook_records_emitted_total": "emitted", "rowhook_records": "",
+}  # fmt: skip
+_LOOKS: Final = 40
+#: Source, or source, destination and table; and a state.
+Accounts = dict[tuple[tuple[str, ...], str], int]
 
 
 def _arguments() -> argparse.Namespace:
@@ -73,24 +79,42 @@ def _shown(on: Stage) -> Samples:
         return parsed(answer.read().decode())
 
 
-def _compare(on: Stage) -> bool:
-    """Print the sums of /metrics beside the ledger's; True where every account is the same."""
-    same = eventually(lambda: agrees(_shown(on), on.buffer), "a scrape and the ledger are of one moment", 60)
-    shown, truth = _shown(on), ledger.read(on.buffer)
-    told: Counter[str] = Counter()
-    for states in [*truth.events.values(), *truth.records.values()]:
-        told.update(states)
-    scraped = Counter({word: int(sum(shown[name].values())) for word, name in _SUMS.items()})
-    for name in ("rowhook_events", "rowhook_records"):
+def _scraped(shown: Samples) -> Accounts:
+    """What /metrics says of events and records, by account; what is 0 is no account."""
+    found: Accounts = {}
+    for name, word in _METRICS.items():
         for labels, n in shown[name].items():
-            scraped[dict(labels)["state"]] += int(n)
-    print(f"{'':14}{'/metrics':>10}{'ledger':>10}")
-    for word in sorted(told | scraped):
-        print(f"{word:14}{scraped[word]:10}{told[word]:10}")
-    print(
-        "residuals:", {dict(labels)["account"]: int(n) for labels, n in shown["rowhook_ledger_residual"].items()}
-    )
-    return bool(same) and not list(truth.residuals())
+            of = dict(labels)
+            who = tuple(of[label] for label in ("source", "destination", "table") if label in of)
+            if n:
+                found[who, word or of["state"]] = int(n)
+    return found
+
+
+def _told(on: Stage) -> Accounts:
+    """The same of the ledger."""
+    truth = ledger.read(on.buffer)
+    accounts = [((source,), states) for source, states in truth.events.items()] + [*truth.records.items()]
+    return {(who, state): n for who, states in accounts for state, n in states.items() if n}
+
+
+def _compare(on: Stage) -> bool:
+    """Print the sums of /metrics beside the ledger's; True where every account is the same, and balances."""
+    for _ in range(_LOOKS):  # of one moment, though something is still being delivered
+        before, shown = _told(on), _shown(on)
+        scraped, told = _scraped(shown), _told(on)
+        if before == told == scraped:
+            break
+        time.sleep(0.5)
+    print(f"{'':24}{'/metrics':>10}{'ledger':>10}")
+    for sort, depth in (("events", 1), ("records", 3)):
+        for state in sorted({state for who, state in scraped | told if len(who) == depth}):
+            sums = [sum(n for (w, s), n in of.items() if s == state and len(w) == depth) for of in (scraped, told)]
+            print(f"{sort + ' ' + state:24}{sums[0]:10}{sums[1]:10}")
+    rests = {dict(labels)["account"]: int(n) for labels, n in shown["rowhook_ledger_residual"].items()}
+    differ = {account for account in scraped | told if scraped.get(account) != told.get(account)}
+    print(f"{len(told)} accounts, {len(differ)} differ {sorted(differ)[:5]}; residuals: {rests}")
+    return not differ and not any(rests.values())
 
 
 def main() -> int:
