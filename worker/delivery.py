@@ -89,7 +89,7 @@ class Courier:
         )
         self._enough, self._unknown = 0.0, False
         self._traces: dict[str, str] = {}
-        self._measuring = Measuring(lane.client, destination.name)
+        self._measuring = Measuring(lane.client, destination.name, lane.name)
 
     def read(self, claimed: Sequence[Claimed]) -> Work:
         """Take a claim apart; may run while another is delivered."""
@@ -107,7 +107,7 @@ class Courier:
         with told(self.lane, work, turn, self._measuring):
             self._try(work, turn, standing)
         settlement = turn.settlement(work)
-        settlement.measured = self._measuring.counts(turn.committed)
+        self._measuring.note(settlement, turn.committed)
         return settlement
 
     def _try(self, work: Work, turn: Tally, standing: Standing) -> None:
@@ -277,8 +277,9 @@ class Courier:
     def _bisect(self, spec: TableSpec, batch: list[Item], alike: list[str], known: list[Verdict]) -> None:
         """Deliver, halving a batch that is refused until the refused stand alone; verdicts go to `known`."""
         try:
-            with self._measuring.attempt(len(batch)), self._span(spec, batch):
-                verdicts = self._deliver(Batch(spec, batch))
+            whole = Batch(spec, batch)
+            with self._measuring.attempt(whole), self._span(spec, batch):
+                verdicts = self._deliver(whole)
             known += verdicts
             if STORED in verdicts:
                 alike.clear()

@@ -40,6 +40,7 @@ key                                    type    holds
 `rh:update`                            hash    the last drain that left its lane empty: id, start, end (ms)
 `rh:lane:<lane>`                       hash    holder, until (ms), hold_until, hold_ms, paused, why, in_flight
 `rh:destination:<destination>`         hash    paused, failures, open_until (ms), since (ms), why, refused
+`rh:attempts:<destination>|<sort>`     list    the last attempts, `failed` or `passed` (`relay.buffer.attempts`)
 `rh:sources:<lane>`                    set     sources with a queue in the lane
 `rh:queue:<lane>|<source>`             zset    arrival number -> when it is due (ms): what waits to be delivered
 `rh:left:<lane>`                       hash    arrival number -> `positions;tries` of its records still to settle
@@ -49,6 +50,7 @@ key                                    type    holds
 `rh:waiting:tries`                     hash    arrival number -> how often what it names was asked for
 `rh:fetching:<source>`                 string  there while a job fetches for the source; goes by itself
 `rh:resting:<source>`                  string  why the vendor is left alone for a while; goes by itself
+`rh:secret:<source>|<n>/<of>`          string  when its nth secret last fitted (s since 1970); goes by itself
 `rh:refusals`                          hash    source -> what its refused deliveries lacked (`refused.Account`)
 `rh:refused`                           zset    `<id>|<source>|<bytes>|<reason>` of a kept refused request -> when
 `rh:refused:bytes`                     hash    source -> bytes of its kept refused requests; `*` -> of all
@@ -152,6 +154,11 @@ def destination(name: str) -> str:
     return f"rh:destination:{name}"
 
 
+def attempts(name: str, *, failed: bool) -> str:
+    """The last attempts at a destination."""
+    return f"rh:attempts:{name}|{'failed' if failed else 'passed'}"
+
+
 def lane_sources(name: str) -> str:
     """The sources that have a queue in a lane."""
     return f"rh:sources:{name}"
@@ -185,6 +192,11 @@ def left(lane_: str) -> str:
 def fence(destination: str, table: str) -> str:
     """The newest versions sent of one table."""
     return f"rh:fence:{destination}|{table}"
+
+
+def secret(source: str, number: int, of: int) -> str:
+    """When a delivery last fitted one of a source's secrets, by its place among so many."""
+    return f"rh:secret:{source}|{number}/{of}"
 
 
 def refused(id_: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 import redis as driver
 
-from relay.buffer import keys
+from relay.buffer import attempts, keys
 from relay.buffer.accept import RING_MS
+from relay.buffer.attempts import Attempt
 from relay.buffer.redis import connect, script
 from relay.errors import StaleClaim
 
@@ -57,6 +58,7 @@ class Settlement(msgspec.Struct):
         in_hand: events claimed beside these.
         restored: (source, arrival) -> blob of parked events that have a dead letter now.
         measured: field of `relay.buffer.measures` -> n.
+        attempts, successes: of `relay.buffer.attempts`, oldest first.
     """
 
     done: dict[str, list[str]]
@@ -74,6 +76,8 @@ class Settlement(msgspec.Struct):
     in_hand: int = 0
     restored: dict[tuple[str, str], bytes] = {}
     measured: dict[str, int] = {}
+    attempts: list[Attempt] = []
+    successes: list[Attempt] = []
 
 
 class Standing(msgspec.Struct):
@@ -168,6 +172,7 @@ class Lane:
         names = [
             self._state, keys.EVENTS, keys.REFS, keys.LEDGER, keys.BYTES, keys.left(self.name), keys.DEAD,
             keys.DEAD_COUNT, self._target, keys.PARKED, keys.METRICS,
+            keys.attempts(self.destination, failed=True), keys.attempts(self.destination, failed=False),
         ]  # fmt: skip
 
         def index(key: str) -> int:
@@ -203,6 +208,12 @@ class Lane:
                 ),
                 list(settlement.restored),
                 settlement.measured,
+                (
+                    attempts.packed(settlement.attempts),
+                    attempts.packed(settlement.successes),
+                    attempts.KEPT,
+                    attempts.KEPT_MS,
+                ),
             )
         )
         if self._settle(names, [self.token, plan, *settlement.restored.values()]) != 1:

@@ -9,6 +9,7 @@ import msgspec
 import redis as driver
 import typer
 
+from relay.buffer import attempts
 from relay.buffer import forget as buffered
 from relay.buffer.documents import Documents
 from relay.buffer.exports import Exports
@@ -75,6 +76,7 @@ def forget(
         report.add(line)
     _erase_held(client, held.letters, held.unmapped if unmapped else [], report)
     _strip_fences(settings, client, subject, report)
+    attempts.forget(client, settings.settings.destinations)
     if not unmapped:
         report.unmapped = sorted({*archive.unmapped, *(failure.arrival for failure in held.unmapped)})
     why = buffered.rewrite_file(client)

@@ -16,10 +16,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from typer.main import get_command
 
 from relay.buffer import measures, pulse
+from relay.buffer.lanes import Settlement
 from relay.cli.main import app
 from relay.config import load
 from relay.errors import Permanent, Refused, StaleClaim, Transient
 from relay.web.gauges import DECLARED
+from worker.destination import Batch, Item, TableSpec
 from worker.measuring import Measuring
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -31,6 +33,8 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 NAME, SELECTOR = re.compile(r"\browhook_[a-z_]+"), re.compile(r"\b(rowhook_[a-z_]+)\{([^}]*)\}")
 DAY, HOUR, WEEK = 86_400, 3_600, 604_800
 START = 1_795_219_200 // WEEK * WEEK
+ITEM = Item("row", {"id": 1}, None, True, "0" * 57, '["1"]', "1795000000000000", 0, "shop", False, 9)  # noqa: FBT003
+BATCH = Batch(TableSpec("t", ("id",), (), {}), [ITEM] * 3)
 
 
 def shown() -> dict[str, set[str]]:
@@ -191,21 +195,26 @@ def test_an_attempt_is_counted_by_how_it_ends(error, outcome):
     client = Client()
     measuring = Measuring(client, "d")
     try:
-        with measuring.attempt(3):
+        with measuring.attempt(BATCH):
             if error is not None:
                 raise error
     except type(error or KeyError):
         pass
-    assert {k: n for k, n in measuring.counts([]).items() if k.startswith("tries")} == (
+    settlement = Settlement({}, [], [], {}, {})
+    measuring.note(settlement, [])
+    assert [a.outcome for a in [*settlement.attempts, *settlement.successes]] == ([outcome] if outcome else [])
+    assert {k: n for k, n in settlement.measured.items() if k.startswith("tries")} == (
         {f"tries|d|{outcome}": 1} if outcome else {}
     )
 
 
 def test_a_redis_that_is_away_stops_no_drain():
     measuring = Measuring(Client(away=True), "d")
-    with measuring.attempt(3):
+    with measuring.attempt(BATCH):
         pass
-    assert measuring.counts(["1795000000000000"])["tries|d|stored"] == 1
+    settlement = Settlement({}, [], [], {}, {})
+    measuring.note(settlement, ["1795000000000000"])
+    assert settlement.measured["tries|d|stored"] == 1
 
 
 # --- the rhythm of sources ------------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 -- Says what became of claimed events. With a stale token it changes nothing.
 --
 -- KEYS  1 lane, 2 events, 3 refs, 4 ledger, 5 bytes, 6 left, 7 dead, 8 deadcount, 9 destination, 10 parked,
---       11 metrics, then the keys that the plan names by index
+--       11 metrics, 12 failed attempts, 13 passed ones, then the keys that the plan names by index
 -- ARGV  1 token, 2 plan (msgpack), then a blob for each event in `restored`
---   plan    {done, partly, dead, counts, fences, hold_ms, why, events still in hand, outcome, restored, measured}
+--   plan    {done, partly, dead, counts, fences, hold_ms, why, events still in hand, outcome, restored, measured,
+--            attempts}
 --   done    queue key, source, arrivals: all its records in this lane are settled
 --   partly  {queue key, arrival, positions left or "", due in ms}: the rest goes again later
 --   dead    {field, letter, arrival}
@@ -14,6 +15,7 @@
 --   outcome {something got through, something failed, open the breaker at once, rest (ms), refused with none stored}
 --   restored {source, arrival}: parked events (see park.lua) that have a dead letter now, which needs their body
 --   measured field -> n of what processes measure: counted with what was settled, and so once
+--   attempts {failed, passed, how many are kept of each, for how long (ms)}: see relay/buffer/attempts.py
 -- Returns  1, or 0 where the token is stale
 --
 -- Allowed over maxmemory: settling is what makes room.
@@ -73,6 +75,14 @@ for _, item in ipairs(plan[2]) do
 end
 for field, n in pairs(plan[4]) do redis.call("HINCRBY", KEYS[4], field, n) end
 for field, n in pairs(plan[11]) do redis.call("HINCRBY", KEYS[11], field, n) end
+for i, key in ipairs({KEYS[12], KEYS[13]}) do
+  local noted = plan[12][i]
+  if #noted > 0 then
+    redis.call("LPUSH", key, unpack(noted))
+    redis.call("LTRIM", key, 0, plan[12][3] - 1)
+    redis.call("PEXPIRE", key, plan[12][4])
+  end
+end
 redis.call("HSET", KEYS[1], "in_flight", plan[8], "why", plan[7])
 if plan[6] > 0 then redis.call("HSET", KEYS[1], "hold_until", now + plan[6]) end
 
