@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from relay import sharing
 from relay.buffer.keys import ARCHIVE, lane_name
 from relay.config import Config, SourceSettings
 from relay.described import Misdescribed
-from relay.errors import ConfigInvalid, UnknownSource
+from relay.errors import ConfigInvalid, Unauthenticated, UnknownSource
 from relay.kinds import described, kinds, vendor_of
-from relay.records import Table
+from relay.records import Request, Table
 from relay.redaction import Redaction, redaction_of
 from relay.signatures import Verifier
-from relay.source import Vendor
+from relay.source import Sample, Vendor, sample_request
 
 
 class Source:
@@ -135,3 +137,34 @@ def find(sources: Mapping[str, Source], name: str) -> Source:
     if source is None:
         raise UnknownSource(f"no source {name[:40]!r}")
     return source
+
+
+def signed_sample(source: Source, type_: str, url: str, n: int, now: int, *, body: bytes | None = None) -> Request:
+    """A realistic delivery as the source's vendor would have sent and signed it.
+
+    Args:
+        source: whose secret signs it.
+        type_: of the sample.
+        url: where it is sent; a `public_url` is signed instead.
+        n: number of the object.
+        now: ns since 1970.
+        body: sent in place of the sample's; then the type need not be known.
+
+    Raises:
+        ConfigInvalid: there is nothing to send, or to sign with.
+    """
+    samples = source.vendor.samples
+    if body is None and type_ not in samples:
+        known = ", ".join(samples) or "none, use --file"
+        raise ConfigInvalid(f"kind {source.kind} has no sample {type_[:80]!r}; it has: {known}")
+    if not source.secrets:
+        raise ConfigInvalid(f"source {source.name} has no secret, so nothing can be signed")
+    make = samples.get(type_) or next(iter(samples.values()), None)
+    sample = make(n, now) if make is not None else Sample(b"")
+    if body is not None:
+        sample = msgspec.structs.replace(sample, body=body)
+    request = sample_request(sample, source.public_url or url)
+    try:
+        return source.verifier.sign(request, source.secrets[0], now)
+    except Unauthenticated as error:
+        raise ConfigInvalid(f"source {source.name} cannot sign: {error}") from None

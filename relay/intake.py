@@ -36,6 +36,7 @@ class Accepted(msgspec.Struct, frozen=True):
     rows: int
     faults: tuple[str, ...]  # why events of it are quarantined
     events: tuple[Event, ...] = ()
+    secret: int = 0  # which of the source's secrets it fits, counted from 1
 
 
 def handshake(source: Source, request: Request) -> Reply | None:
@@ -71,7 +72,7 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
     except MalformedPayload as error:
         raw = _unread_body(source, request, data, clean=clean)
         offer = _quarantine(source, _unread(source, request), request, raw, codec, error)
-        return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),))
+        return Accepted(Delivery(source.name, (offer,), {}), 0, (str(error),), secret=request.secret)
     whole = len(events) == 1 and clean and events[0].data is data
     offers, rows, faults = [], 0, []
     for event in events:
@@ -84,7 +85,8 @@ def webhook(source: Source, request: Request, now: int, codec: Codec, *, limit: 
             continue
         rows += sum(1 if r.members is None else len(r.members) for r in records)
         offers.append(_offer(source, event, request, raw, codec, records))
-    return Accepted(Delivery(source.name, tuple(offers), source.schemas), rows, tuple(faults), tuple(events))
+    delivery = Delivery(source.name, tuple(offers), source.schemas)
+    return Accepted(delivery, rows, tuple(faults), tuple(events), request.secret)
 
 
 def cleaned(source: Source, request: Request) -> tuple[Any, bool]:
@@ -148,16 +150,29 @@ def verified(source: Source, request: Request, now: int, limit: int) -> Request:
     """The request with its body inflated, once a secret fits what came over the wire (or what it inflates to)."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding in ("", "identity"):
-        source.verifier.verify(request, source.secrets, now)
-        return request
+        return msgspec.structs.replace(request, secret=_fitting(source, request, now))
     if encoding not in ("gzip", "x-gzip"):
         raise UnsupportedMedia(f"content-encoding {encoding[:40]!r}", reason="unsupported_encoding")
     plain = msgspec.structs.replace(request, body=inflate(request.body, limit))
     try:
-        source.verifier.verify(request, source.secrets, now)
+        fits = _fitting(source, request, now)
     except Unauthenticated:
-        source.verifier.verify(plain, source.secrets, now)
-    return plain
+        fits = _fitting(source, plain, now)
+    return msgspec.structs.replace(plain, secret=fits)
+
+
+def _fitting(source: Source, request: Request, now: int) -> int:
+    """Verify a request; which of the source's secrets fits, counted from 1, or 0 where no single one does."""
+    source.verifier.verify(request, source.secrets, now)
+    if len(source.secrets) == 1:
+        return 1
+    for number, secret in enumerate(source.secrets, 1):  # only while secrets rotate
+        try:
+            source.verifier.verify(request, (secret,), now)
+        except Unauthenticated:
+            continue
+        return number
+    return 0
 
 
 def records_of(source: Source, event: Event) -> list[Record]:
@@ -248,10 +263,10 @@ def _meta(source: Source, event: Event, request: Request, raw: bytes, schemas: d
     kind = request.headers.get("content-type") if raw is request.body else None
     headers["content-type"] = kind or "application/json"
     to = tuple(source.to)
-    trace = tracing.current()
     return Meta(
-        source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas, to=to, trace=trace
-    )
+        source.name, source.kind, event.type, event.id, event.at, headers, event.test, schemas, to=to,
+        trace=tracing.current(), secret=request.secret,
+    )  # fmt: skip
 
 
 def schemas_of(source: Source, records: Iterable[Record]) -> dict[str, str]:

@@ -128,7 +128,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 class Request(msgspec.Struct, frozen=True):
     """One HTTP request as a vendor sent it; header names are lower case, the body is raw bytes.
 
-    `url` is the address that the vendor was given (`public_url` where one is configured, with the query).
+    `url` is the address that the vendor was given, with the query; `secret` the number of that which fits, from 1.
     """
 
     method: str
@@ -136,6 +136,7 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
     query: Mapping[str, str] = {}
+    secret: int = 0
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -174,6 +175,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     fault: str = ""  # why it is quarantined
     to: tuple[str, ...] = ()  # destinations that its records were given to
     trace: str = ""  # the span in which it came, where anything is traced (`relay.tracing`)
+    secret: int = 0  # which of the source's secrets it fitted, counted from 1; 0: not known
 
 
 class Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -257,10 +259,8 @@ def instant_ns(value: Any) -> int | None:
 
 
 def _epoch_ns(number: Decimal) -> int | None:
-    if not number.is_finite():
-        return None
     size = number.copy_abs()  # abs() would round, and overflow for 1e9999999
-    if size >= Decimal(10) ** 20:
+    if not size.is_finite() or size >= Decimal(10) ** 20:
         return None
     for bound, scale in ((10**11, NS), (10**14, 1_000_000), (10**17, 1_000)):
         if size < bound:

@@ -16,7 +16,6 @@ from relay.configured import Source
 from relay.errors import ConfigInvalid
 from relay.kinds import kinds
 from relay.records import Request
-from relay.source import Sample, sample_request
 
 
 def register(app: typer.Typer) -> None:
@@ -46,12 +45,6 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command
             typer.echo(name)
         return
     type_ = type_ or next(iter(samples), "")
-    if file is None and type_ not in samples:
-        raise ConfigInvalid(
-            f"kind {kind} has no sample {type_!r}; it has: {', '.join(samples) or 'none, use --file'}"
-        )
-    if not chosen.secrets:
-        raise ConfigInvalid(f"source {chosen.name} has no secret, so nothing can be signed")
     url = to or f"http://127.0.0.1:{_port(settings)}/hooks/{chosen.name}"
     _post_all(chosen, url, type_, file, range(start, start + count), rate)
 
@@ -99,11 +92,6 @@ def _post_all(source: Source, url: str, type_: str, file: Path | None, numbers: 
 
 
 def _signed(source: Source, url: str, type_: str, file: Path | None, n: int) -> Request:
-    now = time.time_ns()
-    make = source.vendor.samples.get(type_) or next(iter(source.vendor.samples.values()), None)
-    sample = make(n, now) if make is not None else Sample(b"")
-    if file is not None:
-        sample = msgspec.structs.replace(sample, body=file.read_bytes())
-    request = sample_request(sample, source.public_url or url)
-    signed = source.verifier.sign(request, source.secrets[0], now)
-    return msgspec.structs.replace(signed, url=url + signed.url[len(request.url) :])
+    body = None if file is None else file.read_bytes()
+    request = configured.signed_sample(source, type_, url, n, time.time_ns(), body=body)
+    return msgspec.structs.replace(request, url=url + request.url[len(source.public_url or url) :])

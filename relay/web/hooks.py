@@ -80,31 +80,12 @@ def deliver(name: _Source) -> Response:
 
     Headers, query and body are those that the source's vendor sends and signs.
     """
-    here = state()
-    source = configured.find(here.sources, name)
+    source = configured.find(state().sources, name)
     incoming = _request(source)
     reply = intake.handshake(source, incoming)
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
-    limit = here.config.settings.max_body_bytes
-    now = time.time_ns()
-    try:
-        with here.codec() as codec:
-            accepted = intake.webhook(source, incoming, now, codec, limit=limit)
-    except Unauthenticated as refusal:
-        here.refusals.took(source, incoming, now, refusal.reason)
-        raise
-    if not accepted.delivery.offers:  # a batch of nothing
-        return _answer(source, Taken(id=None, rows=0, duplicate=False))
-    with tracing.span("put", events=len(accepted.delivery.offers)):
-        taken = here.front.put(accepted.delivery)
-    here.unmapped.took(source, accepted, taken)
-    duplicate = all(t.duplicate for t in taken)
-    if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
-        here.fetches.ring(name)
-    if accepted.faults or logging.getLogger().isEnabledFor(logging.DEBUG) or tracing.on():
-        _tell(name, accepted, taken)
-    return _answer(source, Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate))
+    return _answer(source, take(source, incoming))
 
 
 @declares(
@@ -125,6 +106,34 @@ def probe(name: _Source) -> Response:
     if reply is not None:
         return Response(reply.body, reply.status, content_type=reply.content_type)
     return Response(_encode(Probe(source=name, kind=source.kind, send="POST")), content_type=JSON)
+
+
+def take(source: Source, incoming: Request) -> Taken:
+    """Take one delivery; it is durable then.
+
+    Raises:
+        IntakeError: it is refused.
+        BufferUnavailable: it cannot be stored now.
+    """
+    here, now = state(), time.time_ns()
+    try:
+        with here.codec() as codec:
+            accepted = intake.webhook(source, incoming, now, codec, limit=here.config.settings.max_body_bytes)
+    except Unauthenticated as refusal:
+        here.refusals.took(source, incoming, now, refusal.reason)
+        raise
+    here.fitted.took(source.name, accepted.secret, len(source.secrets))
+    if not accepted.delivery.offers:  # a batch of nothing
+        return Taken(id=None, rows=0, duplicate=False)
+    with tracing.span("put", events=len(accepted.delivery.offers)):
+        taken = here.front.put(accepted.delivery)
+    here.unmapped.took(source, accepted, taken)
+    duplicate = all(t.duplicate for t in taken)
+    if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
+        here.fetches.ring(source.name)
+    if accepted.faults or logging.getLogger().isEnabledFor(logging.DEBUG) or tracing.on():
+        _tell(source.name, accepted, taken)
+    return Taken(id=taken[0].arrival, rows=0 if duplicate else accepted.rows, duplicate=duplicate)
 
 
 def _tell(source: str, accepted: intake.Accepted, taken: list[accept.Taken]) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from flask import Flask, current_app, request
 
 from relay.buffer.accept import Front
+from relay.buffer.fitted import Fitted
 from relay.buffer.registry import Registry
 from relay.buffer.seal import of_documents
 from relay.config import Config
@@ -27,7 +28,7 @@ class State:
     def __init__(self, config: Config, sources: dict[str, Source], front: Front) -> None:
         self.config, self.sources, self.front = config, sources, front
         self.refusals = Refusals(config.settings, sources, front.client)
-        self.unmapped = Unmapped(front.client)
+        self.unmapped, self.fitted = Unmapped(front.client), Fitted(front.client)
         registry = Registry(front.client)
         self.door, self.clients = Door(registry), Clients(config, sources, registry)
         self.seal = of_documents(config.settings.redaction_key.get_secret_value())
