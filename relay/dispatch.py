@@ -22,6 +22,17 @@ WRITE: Final = "worker.exports.write"
 #: Sends alerts, on a queue of its own too: a receiver that hangs holds up nobody else.
 ALERTS: Final = "rowhook-alerts"
 SEND: Final = "worker.alerting.send"
+#: What the console asks for, one after the other; it may take a minute.
+LOOKS: Final = "rowhook-looks"
+SEARCH: Final = "worker.looking.search"
+EVENT: Final = "worker.looking.event"
+REHEARSE: Final = "relay.rehearsing.rehearse"
+REPLAY: Final = "relay.rehearsing.replay"
+#: So many may wait, for so long; and so long may each take.
+_MOST_LOOKS: Final = 20
+_LOOK_WAITS_S: Final = 120
+LOOK_S: Final = 60
+REPLAY_S: Final = 900
 #: Turns a document that was sent into rows; on the queue of the drains, in slices as theirs.
 EXPAND: Final = "relay.expanding.expand"
 #: Fetches what thin events name; on the queue of the drains, in slices as theirs.
@@ -101,6 +112,21 @@ def ask_to_expand(client: driver.Redis, execution: int, *, again: bool = False) 
     except (RedisError, OSError) as error:
         log.warning("expansion_not_asked_for", execution=execution, error=str(error))
         return False
+    return True
+
+
+def ask_to_look(client: driver.Redis, job: str, token: str) -> bool:
+    """Ask for one of the jobs of the console; False where too many wait already.
+
+    Raises:
+        RedisError, OSError: it could not be asked for.
+    """
+    queue = Queue(LOOKS, connection=client)
+    if queue.count >= _MOST_LOOKS:
+        return False
+    # What nobody waits for any more is not begun.
+    limit = REPLAY_S if job == REPLAY else LOOK_S
+    queue.enqueue(job, token, ttl=_LOOK_WAITS_S, result_ttl=0, failure_ttl=3600, job_timeout=limit)
     return True
 
 

@@ -144,7 +144,7 @@ def replay(
 
 
 def rehearsal(
-    events: Iterable[tuple[str, Packed]], source: Sender, failed: dict[str, str]
+    events: Iterable[tuple[str, Packed]], source: Sender, failed: dict[str, str], *, only: str = ""
 ) -> Iterator[dict[str, Any]]:
     """What `python -m worker preview` is told of a replay: where it goes, then each event as it maps now.
 
@@ -152,10 +152,11 @@ def rehearsal(
         events: as for `replay`, of one source.
         source: theirs.
         failed: takes the events that cannot be mapped, and why.
+        only: one destination; empty for all of the source.
     """
     declared = source.declared if isinstance(source, Client) else source.schemas
     schemas = {id_: text.decode() for id_, text in declared.items()}
-    yield {"destinations": list(source.to), "schemas": schemas}
+    yield {"destinations": [name for name in source.to if name == only or not only], "schemas": schemas}
     for _, arrival, mapped in _each(events, {source.name: source}, failed):
         yield {"arrival": arrival, "source": source.name, "blob": base64.b64encode(mapped.blob).decode()}
 

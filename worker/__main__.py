@@ -27,9 +27,10 @@ from relay.buffer import redis as server
 from relay.buffer.documents import Documents
 from relay.buffer.keys import ARCHIVE
 from relay.buffer.lanes import Watch
+from relay.buffer.looks import Looks
 from relay.buffer.strays import refuse
 from relay.config import Config, load
-from relay.dispatch import ALERTS, EXPAND, EXPORTS, QUESTIONS, QUEUE, Bell
+from relay.dispatch import ALERTS, EXPAND, EXPORTS, LOOKS, QUESTIONS, QUEUE, Bell
 from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
 from worker import alerting, exports, jobs
 from worker.keeping import Keeper
@@ -73,12 +74,14 @@ class HorseWorker(Worker):
 
 
 class ReadingWorker(HorseWorker):
-    """Serves the export API, or sends alerts, for as long as there is something to do."""
+    """Serves the export API and the console, or sends alerts, for as long as there is something to do."""
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:  # noqa: ARG002
         """Say that nothing becomes of what it wrote."""
         log.warning("horse_killed", job=job.func_name, pid=retpid, status=ret_val)
         try:
+            if job.origin == LOOKS:
+                Looks(self.connection).fail(job.args[0], "the process that worked on it was ended: ask again")
             exports.killed(self.connection, job.func_name, job.args)
         except RedisError as error:  # seen all the same, by its silence
             log.warning("export_not_failed", detail=str(error))
@@ -164,7 +167,7 @@ class Crew:
 
     def read(self, client: Redis) -> None:
         """Have somebody read where something is to be read, or send alerts; deliveries do not wait for it."""
-        for queue in (QUESTIONS, EXPORTS, ALERTS):
+        for queue in (QUESTIONS, EXPORTS, LOOKS, ALERTS):
             reader = self.readers.get(queue)
             if (reader is None or not reader.is_alive()) and Queue(queue, connection=client).count:
                 self.readers[queue] = _fork.Process(target=_read, args=(self.config, queue), name="rowhook-reader")

@@ -142,6 +142,31 @@ class Archive:
                 return
             until = page[-1][0]
 
+    def window(self, wanted: Wanted, most: int) -> tuple[list[str], str]:
+        """Which of the newest events are meant, newest first; and the number of the oldest that was looked at.
+
+        Args:
+            wanted: what, but for its `arrival`.
+            most: events that are looked at; where there are no more, the number is empty.
+
+        Raises:
+            Transient: the file cannot be read now.
+        """
+        span = (wanted.since, wanted.until or "~")
+        edge = (
+            "SELECT arrival FROM events WHERE arrival >= ? AND arrival < ? ORDER BY arrival DESC LIMIT 1 OFFSET ?"
+        )
+        given = [(name, getattr(wanted, name)) for name in ("source", "type", "delivery_id")]
+        where = "".join(f" AND {name} = ?" for name, value in given if value)
+        query = f"SELECT arrival FROM events WHERE arrival >= ? AND arrival < ?{where} ORDER BY arrival DESC"  # noqa: S608 - fixed names
+        try:
+            oldest = self._db.execute(edge, (*span, most - 1)).fetchone()
+            least = oldest[0] if oldest else wanted.since
+            found = self._db.execute(query, (least, span[1], *(v for _, v in given if v))).fetchall()
+        except sqlite3.Error as error:
+            raise Transient(f"the archive cannot be read: {error}") from error
+        return [arrival for (arrival,) in found], oldest[0] if oldest else ""
+
     def forget(self, arrivals: Sequence[str]) -> int:
         """Delete events for good, and rewrite the file so that its free pages and its log keep nothing of them.
 

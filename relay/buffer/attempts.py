@@ -86,7 +86,8 @@ def read(client: driver.Redis, destination: str, *, failed: bool, most: int = KE
 def of_event(client: driver.Redis, destination: str, arrival: str) -> list[Attempt]:
     """Those in which an event was, or may have been, oldest first."""
     both = [*read(client, destination, failed=True), *read(client, destination, failed=False)]
-    return sorted((a for a in both if a.held(arrival) is not False), key=lambda attempt: attempt.at)
+    # Read newest first: those of one moment keep their order too.
+    return sorted((a for a in reversed(both) if a.held(arrival) is not False), key=lambda attempt: attempt.at)
 
 
 def forget(client: driver.Redis, destinations: Iterable[str]) -> None:

@@ -32,6 +32,7 @@ key                                    type    holds
 `rh:console:refused`                   list    the last refused logins, the same
 `rh:samples:hour`                      hash    place in a ring of 10 s -> counters as they were (`samples.Sample`)
 `rh:samples:day`                       hash    the same of a day, in places of five minutes
+`rh:look:<token>`                      hash    what a page had looked for (`relay.buffer.looks`), for minutes
 `rh:numbers`                           hash    table, figure, chart -> its number in the export API; `#`: the last
 `rh:exports`                           zset    numbers of raw exports -> when they were asked for (ms)
 `rh:exports:last`                      string  number of the last raw export
@@ -217,6 +218,11 @@ def admin_session(digest: str) -> str:
 def admin_tries(bucket: str) -> str:
     """Attempts to log in that fall into a bucket."""
     return f"rh:admin:tries:{bucket}"
+
+
+def look(token: str) -> str:
+    """Something that the console had looked for."""
+    return f"rh:look:{token}"
 
 
 def export(number: int) -> str:

@@ -6,7 +6,7 @@ import itertools
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +15,7 @@ import redis as driver
 from relay.buffer import keys
 from relay.buffer.lanes import lane_sources, lane_states
 from relay.buffer.waiting import Waiting
-from relay.records import Codec, lane_key, partition_of, records_of
+from relay.records import Codec, Meta, Record, lane_key, partition_of, records_of
 
 EVENT_STATES: Final = ("duplicate", "ignored", "quarantined", "mapped", "waiting", "discarded")
 RECORD_STATES: Final = ("stored", "superseded", "dead", "pending", "discarded")
@@ -215,14 +215,31 @@ def routes(
         left: positions of those records, None for all.
         blob: the event.
     """
-    destination, partition, partitions = lane.rsplit("/", 2)
+    destination = lane.rsplit("/", 2)[0]
     packed = Codec().unpack(blob)
-    declared = _declared(client, set(packed.meta.schemas.values()))
-    for position, record in enumerate(records_of(packed)):
-        key = lane_key(declared[packed.meta.schemas[record.table]], record)
+    for _, record in in_lane(client, lane, left, packed.meta, records_of(packed)):
+        yield source, destination, record.table
+
+
+def in_lane(
+    client: driver.Redis, lane: str, left: frozenset[int] | None, meta: Meta, records: Sequence[Record]
+) -> Iterator[tuple[int, Record]]:
+    """Those of an event's records, with their positions, that are still to settle in a lane where it waits.
+
+    Args:
+        client: Redis.
+        lane: where it waits.
+        left: positions of those records, None for all.
+        meta: of the event.
+        records: its first ones, or all.
+    """
+    _, partition, partitions = lane.rsplit("/", 2)
+    declared = _declared(client, set(meta.schemas.values()))
+    for position, record in enumerate(records):
+        key = lane_key(declared[meta.schemas[record.table]], record)
         ours = partition_of(record.table, key, int(partitions)) == int(partition)
         if ours and (left is None or position in left):
-            yield source, destination, record.table
+            yield position, record
 
 
 def _declared(client: driver.Redis, ids: set[str]) -> dict[str, bytes]:

@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 from relay.buffer.alerts import Alerts
 from relay.buffer.needs import look
 from relay.buffer.redis import unavailable
-from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, ask_worker, buffer, opened, show
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
+from relay.otherhalf import ask_worker
 
 group = typer.Typer(no_args_is_help=True, help="What needs a person, and who is told of it.")
 

@@ -11,9 +11,9 @@ import redis as driver
 import typer
 
 from relay.buffer import keys, ledger, parking
-from relay.cli.history import archived_blobs
-from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.config import Config
+from relay.otherhalf import archived_blobs, stream_worker
 from relay.records import Codec
 
 

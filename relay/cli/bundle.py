@@ -36,11 +36,12 @@ from relay.buffer.redis import inspect, unavailable
 from relay.buffer.refused import Accounts
 from relay.buffer.waiting import Waiting
 from relay.cli.masking import masked
-from relay.cli.options import ask_worker, buffer
+from relay.cli.options import buffer
 from relay.config import Config, SourceSettings
 from relay.configured import sources_of
 from relay.errors import ConfigInvalid, RelayError
 from relay.kinds import kinds
+from relay.otherhalf import ask_worker
 from relay.web.gauges import Collector
 
 _LIBRARIES: Final = (

@@ -14,13 +14,13 @@ from relay.buffer import forget as buffered
 from relay.buffer.documents import Documents
 from relay.buffer.exports import Exports
 from relay.buffer.failures import Failure, Failures
-from relay.cli.history import archived_blobs
-from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.cli.subject import Subject
 from relay.config import Config
 from relay.configured import Source
 from relay.errors import ConfigInvalid, RelayError
 from relay.jobs import owned
+from relay.otherhalf import archived_blobs, stream_worker
 from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
 
@@ -76,7 +76,8 @@ def forget(
         report.add(line)
     _erase_held(client, held.letters, held.unmapped if unmapped else [], report)
     _strip_fences(settings, client, subject, report)
-    attempts.forget(client, settings.settings.destinations)
+    if report.erased:  # the destinations' words on earlier attempts may quote it
+        attempts.forget(client, settings.settings.destinations)
     if not unmapped:
         report.unmapped = sorted({*archive.unmapped, *(failure.arrival for failure in held.unmapped)})
     why = buffered.rewrite_file(client)
@@ -152,6 +153,11 @@ class _Report:
     def failed(self) -> bool:
         """Whether some place could not."""
         return any("failed" in place for place in self.places)
+
+    @property
+    def erased(self) -> bool:
+        """Whether something was there to be erased."""
+        return any(n for place in self.places for what, n in place.items() if what not in {"place", "failed"})
 
     def add(self, place: dict[str, Any]) -> None:
         """One place's outcome."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Iterator
@@ -13,19 +12,19 @@ import typer
 
 from relay import jobs
 from relay.buffer.failures import Failures
-from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show, stream_worker
+from relay.buffer.finding import Text
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.config import Config
 from relay.errors import ConfigInvalid
 from relay.lineage import lineage as touches
 from relay.lineage import sought
-from relay.records import Codec, Packed, instant_ns
+from relay.otherhalf import archived
+from relay.records import Packed, instant_ns
+from relay.rehearsing import ORIGIN, Outcome, rehearsed
 
 _AGO = re.compile(r"(\d+)([smhd])\Z")
 #: How often a replay looks whether there is room.
 _LOOK_S = 0.1
-_SORTS = ("inserted", "changed", "ignored", "rejected")
-#: Columns that say where a row comes from: in the JSON, and not for people.
-_ORIGIN = ("_relay_source", "_relay_event", "_relay_received_at", "_relay_version", "_relay_data_version")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -43,6 +42,7 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     until: Annotated[str, typer.Option(help="To when, not included; default: now.")] = "0s",
     type_: Annotated[str, typer.Option("--type", help="Only this event type.")] = "",
     id_: Annotated[str, typer.Option("--id", help="Only this delivery id of the vendor's.")] = "",
+    text: Annotated[str, typer.Option(help="Only where the body has this text.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print which rows would change; store nothing.")
     ] = False,
@@ -59,10 +59,10 @@ def replay(  # noqa: PLR0913, PLR0917 - options of a command
     wanted = {
         "source": source, "type": type_, "delivery_id": id_, "since": _arrival(since), "until": _arrival(until),
     }  # fmt: skip
-    if dry_run:
-        failed = _rehearse(settings, archived(settings, wanted), sources[source], as_json=as_json)
-    else:
-        failed = _replay(settings, archived(settings, wanted), sources[source], as_json=as_json)
+    has = Text(text)
+    events = ((arrival, packed) for arrival, packed in archived(settings, wanted) if has.fits(packed.raw))
+    act = _rehearse if dry_run else _replay
+    failed = act(settings, events, sources[source], as_json=as_json)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -92,28 +92,22 @@ def _replay(config: Config, events: Events, source: jobs.Sender, *, as_json: boo
 
 def _rehearse(config: Config, events: Events, source: jobs.Sender, *, as_json: bool) -> bool:
     """Print what would change; whether an event cannot be mapped or a destination cannot tell."""
-    failed: dict[str, str] = {}
-    unseen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
-    counts: dict[str, dict[str, int]] = {}
-    told = map(msgspec.json.encode, jobs.rehearsal(events, source, failed))
-    for line in stream_worker(config, "preview", told=told):
-        if "op" not in line:
-            counts.update({line["destination"]: line["counts"]} if "counts" in line else {})
-            unseen.update({line["destination"]: line["unseen"]} if "unseen" in line else {})
-        elif as_json:
+    outcome = Outcome()
+    for line in rehearsed(config, events, source, outcome):
+        if as_json:
             rows.append(line)
         else:
             _say_row(line)
-    total = {name: sum(found[name] for found in counts.values()) for name in _SORTS}
     if as_json:
-        show({**total, "rows": rows, "destinations": counts, "failed": failed, "unseen": unseen})
+        found = {"destinations": outcome.counts, "failed": outcome.failed, "unseen": outcome.unseen}
+        show({**outcome.total, "rows": rows, **found})
     else:
-        _say_failed(failed)
-        for name, why in unseen.items():
+        _say_failed(outcome.failed)
+        for name, why in outcome.unseen.items():
             typer.echo(f"{name}: {why}", err=True)
-        typer.echo(f"{', '.join(f'{n} {sort}' for sort, n in total.items())}; nothing was stored")
-    return bool(failed or unseen)
+        typer.echo(f"{', '.join(f'{n} {sort}' for sort, n in outcome.total.items())}; nothing was stored")
+    return bool(outcome.failed or outcome.unseen)
 
 
 def _say_failed(failed: dict[str, str]) -> None:
@@ -130,25 +124,12 @@ def _say_row(row: dict[str, Any]) -> None:
     key = ", ".join(f"{name}={value}" for name, value in row["key"].items())
     typer.echo(f"{at}  {key}")
     for name, (old, new) in row["fields"].items():
-        if name not in row["key"] and name not in _ORIGIN:
+        if name not in row["key"] and name not in ORIGIN:
             typer.echo(f"    {name}: {_shown(old)} -> {_shown(new)}")
 
 
 def _shown(cell: Any) -> str:
     return msgspec.json.encode(cell).decode()
-
-
-def archived(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, Packed]]:
-    """Archived events that are meant, oldest first."""
-    codec = Codec()
-    for arrival, blob in archived_blobs(config, wanted):
-        yield arrival, codec.unpack(blob)
-
-
-def archived_blobs(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """`archived`, still packed."""
-    for line in stream_worker(config, "events", msgspec.json.encode(wanted).decode()):
-        yield line["arrival"], base64.b64decode(line["blob"])
 
 
 def _arrival(text: str) -> str:

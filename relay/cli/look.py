@@ -14,9 +14,10 @@ from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import bounds_of
 from relay.buffer.lanes import lane_states
 from relay.buffer.waiting import Waiting
-from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, ask_worker, buffer, opened, show
+from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.configured import sources_of
 from relay.kinds import SOURCES, kinds, vendor_of
+from relay.otherhalf import ask_worker
 from relay.records import arrival_instant
 from relay.source import Vendor
 

@@ -11,22 +11,20 @@ from redis.exceptions import RedisError
 
 from relay.buffer import strays
 from relay.buffer.redis import connect, inspect, unavailable
-from relay.cli.history import archived_blobs
 from relay.cli.options import (
     DATA,
     AsJson,
     ConfigFile,
     DataDir,
-    ask_worker,
     buffer,
     config_path,
     opened,
     show,
-    worker_environment,
 )
 from relay.config import Config
 from relay.configured import sources_of
 from relay.errors import ConfigInvalid, RelayError
+from relay.otherhalf import archived_blobs, ask_worker, worker_environment
 
 Discard = Annotated[
     bool, typer.Option("--discard", help="Give up what waits for destinations and sources no longer configured.")

@@ -20,7 +20,7 @@ import redis
 import yaml
 from typer.testing import CliRunner
 
-from relay import jobs, lineage
+from relay import jobs, lineage, otherhalf
 from relay.app import create_app
 from relay.buffer import keys, ledger
 from relay.buffer.failures import Failures
@@ -144,7 +144,7 @@ def inline(monkeypatch):
             for value in _STREAMS[verb](config, *args):
                 yield json.loads(json.dumps(value))
 
-    monkeypatch.setattr(history, "stream_worker", answered)
+    monkeypatch.setattr(otherhalf, "stream_worker", answered)
 
 
 @pytest.fixture

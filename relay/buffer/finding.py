@@ -1,0 +1,330 @@
+"""Events in the buffer, looked for by source, type, id, time, state and text, within a budget; the newest first.
+
+What waits has its place by when it is due, which is when it came but where it was put off: by that order, and no
+other, it can be read from any place on, however much waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import redis as driver
+
+from relay.buffer import keys
+from relay.records import Codec, Packed, encode_json
+
+#: States that an event of the buffer may be in; what is in none of them is delivered.
+WAITS: Final = "waits"
+QUARANTINED: Final = "quarantined"
+DEAD: Final = "dead"
+DELIVERED: Final = "delivered"
+STATES: Final = (WAITS, QUARANTINED, DEAD, DELIVERED)
+#: Events with dead letters that are looked through, where all are meant and where they alone are: their hash has
+#: no order of its own.
+_SOME_DEAD, _MOST_DEAD = 1_000, 20_000
+_PAGE: Final = 50
+#: Events of one queue that are passed over, where they are all due at the moment at which a search goes on.
+_MOST_ALIKE: Final = 20_000
+#: Events of each queue that are read in any case.
+_FEW: Final = 8
+_DIGITS: Final = 16
+#: The end of the calendar.
+_LAST_MS: Final = 253_402_300_799_000
+
+#: Where an event stands: when it is due, or came (ms), and its number.
+Place = tuple[int, str]
+
+
+class Sought(msgspec.Struct, frozen=True):
+    """What is looked for; an empty field fits all.
+
+    Args:
+        id: an arrival number, or the vendor's delivery id. state: one of `STATES`. text: in the body.
+        since: the least arrival number. before: where to go on, a `Found.at`.
+    """
+
+    source: str = ""
+    type: str = ""
+    id: str = ""
+    state: str = ""
+    text: str = ""
+    since: str = ""
+    before: str = ""
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """An event that was found; `states` are empty where nothing of it is in the buffer."""
+
+    arrival: str
+    source: str
+    type: str
+    delivery_id: str
+    fault: str
+    size: int
+    states: tuple[str, ...] = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing of it waits, and nothing of it failed and is kept."""
+        return not self.states
+
+    def is_in(self, state: str) -> bool:
+        """Whether it is in a state, if one is given. What could not be mapped was given up, not delivered."""
+        if state == DELIVERED:
+            return self.settled and not self.fault
+        return not state or state in self.states
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a search came to.
+
+    Args:
+        hits: newest first.
+        at: the place of the last event that was looked at, where a search may go on from; empty: that was all. In
+            the buffer `<ms>-<number>`, in the archive its number.
+        stopped: why it ended early: `shown`, `bytes`, `time`, `looked`, or empty.
+        parked: events of which only the archive has the body, left out.
+        dead: events with dead letters that were not looked at, since there are so many.
+    """
+
+    hits: list[Hit]
+    at: str = ""
+    stopped: str = ""
+    parked: int = 0
+    dead: int = 0
+
+
+class Text:
+    """A text that is looked for in bodies, as it is and as JSON may write it; ASCII letters of either case."""
+
+    def __init__(self, text: str) -> None:
+        forms = (text.encode("utf-8", "replace"), encode_json(text)[1:-1], json.dumps(text)[1:-1].encode())
+        self._needles = {form.lower() for form in forms} if text else set()
+
+    def fits(self, raw: bytes) -> bool:
+        """Whether it stands in a body."""
+        if not self._needles:
+            return True
+        lower = raw.lower()
+        return any(needle in lower for needle in self._needles)
+
+
+class Budget:
+    """What a search may take: hits, bytes of bodies, and time.
+
+    Args:
+        hits, size, seconds: at most; the last ones may go a little beyond.
+    """
+
+    def __init__(self, hits: int, size: int, seconds: float) -> None:
+        self._hits, self._size, self._until = hits, size, time.monotonic() + seconds
+
+    def spend(self, size: int, *, hit: bool) -> None:
+        """An event was looked at."""
+        self._size -= size
+        self._hits -= hit
+
+    def over(self) -> str:
+        """Why the search must end, or nothing."""
+        if self._hits <= 0:
+            return "shown"
+        if self._size <= 0:
+            return "bytes"
+        return "time" if time.monotonic() > self._until else ""
+
+
+def is_arrival(text: str) -> bool:
+    """Whether a text is the number of an event."""
+    return len(text) == _DIGITS and text.isascii() and text.isdigit()
+
+
+def place_of(text: str) -> Place | None:
+    """A place where a search of the buffer may go on; None where the text is none."""
+    ms, _, arrival = text.partition("-")
+    good = is_arrival(arrival) and 0 < len(ms) < _DIGITS and ms.isascii() and ms.isdigit()
+    return (min(int(ms), _LAST_MS), arrival) if good else None
+
+
+def hit_of(arrival: str, packed: Packed) -> Hit:
+    """What is said of an event that fits."""
+    meta = packed.meta
+    return Hit(arrival, meta.source, meta.type, meta.delivery_id, meta.fault, len(packed.raw))
+
+
+def fits(sought: Sought, text: Text, arrival: str, packed: Packed) -> bool:
+    """Whether an event is meant, but for its state."""
+    meta = packed.meta
+    return (
+        arrival >= sought.since
+        and sought.id in {"", arrival, meta.delivery_id}
+        and sought.source in {"", meta.source}
+        and sought.type in {"", meta.type}
+        and text.fits(packed.raw)
+    )
+
+
+def search(client: driver.Redis, sought: Sought, budget: Budget, most: int) -> Found:
+    """Look through the newest events of the buffer.
+
+    Args:
+        client: Redis.
+        sought: what for.
+        budget: what it may take.
+        most: events that are looked at.
+    """
+    codec, text, hits = Codec(), Text(sought.text), list[Hit]()
+    places = _newest(client, sought, most)
+    at, stopped, parked = "", "", 0
+    for (ms, arrival), blob in zip(places, _kept(client, [arrival for _, arrival in places]), strict=True):
+        at = f"{ms}-{arrival}"
+        if blob is None:
+            parked += 1
+            continue
+        packed = codec.unpack(blob)
+        fitting = fits(sought, text, arrival, packed)
+        if fitting:
+            hits.append(hit_of(arrival, packed))
+        budget.spend(len(packed.raw), hit=fitting)
+        stopped = budget.over()
+        if stopped:
+            break
+    if not stopped and len(places) >= most:
+        stopped = "looked"
+    found = [hit for hit in with_states(client, hits) if hit.is_in(sought.state)]
+    return Found(found, at if stopped else "", stopped, parked, _not_looked_at(client, sought))
+
+
+def with_states(client: driver.Redis, hits: Sequence[Hit]) -> list[Hit]:
+    """The same with the states that each is in here."""
+    found = states(client, [(hit.arrival, hit.source) for hit in hits])
+    return [msgspec.structs.replace(hit, states=found[hit.arrival]) for hit in hits]
+
+
+def states(client: driver.Redis, events: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """The states that events are in, by their arrival numbers.
+
+    Args:
+        client: Redis.
+        events: each with its source.
+    """
+    lanes = _lanes(client)
+    with client.pipeline(transaction=False) as pipe:
+        for arrival, source in events:
+            pipe.zscore(keys.QUARANTINE, arrival)
+            pipe.hexists(keys.DEAD_COUNT, arrival)
+            pipe.zscore(keys.waiting(source), arrival)
+            for lane in lanes:
+                pipe.zscore(keys.queue(lane, source), arrival)
+        told: list[Any] = pipe.execute() if events else []
+    found, each = {}, 3 + len(lanes)
+    for n, (arrival, _) in enumerate(events):
+        quarantined, dead, *waits = told[n * each : (n + 1) * each]
+        there = {QUARANTINED: quarantined is not None, DEAD: bool(dead), WAITS: any(w is not None for w in waits)}
+        found[arrival] = tuple(state for state, is_so in there.items() if is_so)
+    return found
+
+
+def _lanes(client: driver.Redis) -> list[str]:
+    names: Any = client.smembers(keys.LANES)
+    return sorted(lane for name in names if not keys.archives(lane := name.decode()))
+
+
+def _newest(client: driver.Redis, sought: Sought, most: int) -> list[Place]:
+    """The first places, with their numbers, of what may be meant; no more than are looked at."""
+    if is_arrival(sought.id):
+        return [(_ms(sought.id), sought.id)]
+    before = place_of(sought.before)
+    found: list[Place] = []
+    if sought.state in {"", QUARANTINED}:
+        found += _of(client, keys.QUARANTINE, before, most, micros=True)
+    if sought.state in {"", DEAD}:
+        found += _dead(client, before, _SOME_DEAD if not sought.state else _MOST_DEAD)
+    if sought.state in {"", WAITS}:
+        found += _waiting(client, sought.source, before, most)
+    first: dict[str, int] = {}
+    for ms, arrival in found:
+        if arrival >= sought.since:
+            first[arrival] = max(ms, first.get(arrival, 0))
+    return heapq.nlargest(most, ((ms, arrival) for arrival, ms in first.items()))
+
+
+def _waiting(client: driver.Redis, source: str, before: Place | None, most: int) -> list[Place]:
+    """The first places of what waits, of one source or of all; a few of each queue, more of those that need it."""
+    queues = _queues(client, source)
+    few = min(most, _FEW + 2 * most // max(1, len(queues)))
+    top = "+inf" if before is None else str(before[0])
+    with client.pipeline(transaction=False) as pipe:
+        for queue in queues:
+            pipe.zrevrangebyscore(queue, top, "-inf", 0, few, withscores=True)
+        pages: list[Any] = pipe.execute() if queues else []
+    heads = [[at for one, due in page if _before(at := (int(due), one.decode()), before)] for page in pages]
+    first = heapq.nlargest(most, itertools.chain.from_iterable(heads))
+    found: list[Place] = []
+    for queue, page, head in zip(queues, pages, heads, strict=True):
+        # All of what was read of it is among the first, so what lies behind may be too.
+        short = len(page) == few and (len(first) < most or not head or head[-1] >= first[-1])
+        found += _of(client, queue, before, most) if short else head
+    return found
+
+
+def _before(place: Place, before: Place | None) -> bool:
+    return before is None or place < before
+
+
+def _queues(client: driver.Redis, source: str) -> list[str]:
+    """Where events wait, of one source or of all."""
+    lanes = _lanes(client)
+    with client.pipeline(transaction=False) as pipe:
+        pipe.smembers(keys.WAITERS)
+        for lane in lanes:
+            pipe.smembers(keys.lane_sources(lane))
+        waiters, *each = pipe.execute()
+    found = [(one.decode(), keys.waiting(one.decode())) for one in waiters]
+    found += [
+        (s.decode(), keys.queue(lane, s.decode())) for lane, names in zip(lanes, each, strict=True) for s in names
+    ]
+    return [queue for of, queue in found if source in {"", of}]
+
+
+def _of(client: driver.Redis, key: str, before: Place | None, most: int, *, micros: bool = False) -> list[Place]:
+    """The first members of a sorted set that lie before a place; its scores are ms, or numbers of events."""
+    top = "+inf" if before is None else str(before[0] * 1000 + 999 if micros else before[0])
+    found: list[Place] = []
+    for start in range(0, _MOST_ALIKE, most):
+        page: Any = client.zrevrangebyscore(key, top, "-inf", start, most, withscores=True)
+        places = ((int(score) // 1000 if micros else int(score), arrival.decode()) for arrival, score in page)
+        found += [place for place in places if _before(place, before)]
+        if len(page) < most or len(found) >= most:
+            break
+    return found
+
+
+def _dead(client: driver.Redis, before: Place | None, most: int) -> list[Place]:
+    fields: Any = client.hscan_iter(keys.DEAD_COUNT, count=1_000)
+    places = ((_ms(arrival), arrival.decode()) for arrival, _ in itertools.islice(fields, most))
+    return [place for place in places if _before(place, before)]
+
+
+def _not_looked_at(client: driver.Redis, sought: Sought) -> int:
+    """Events with dead letters beyond those that are looked at."""
+    if sought.state not in {"", DEAD} or is_arrival(sought.id):
+        return 0
+    count: Any = client.hlen(keys.DEAD_COUNT)
+    return max(0, int(count) - (_MOST_DEAD if sought.state else _SOME_DEAD))
+
+
+def _ms(arrival: str | bytes) -> int:
+    return int(arrival) // 1000
+
+
+def _kept(client: driver.Redis, arrivals: Sequence[str]) -> Iterator[bytes | None]:
+    """Blobs, some at a time; None of what is parked, or was settled just now."""
+    for start in range(0, len(arrivals), _PAGE):
+        blobs: Any = client.hmget(keys.EVENTS, arrivals[start : start + _PAGE])
+        yield from blobs
