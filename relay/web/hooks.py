@@ -108,8 +108,13 @@ def probe(name: _Source) -> Response:
     return Response(_encode(Probe(source=name, kind=source.kind, send="POST")), content_type=JSON)
 
 
-def take(source: Source, incoming: Request) -> Taken:
+def take(source: Source, incoming: Request, *, ours: bool = False) -> Taken:
     """Take one delivery; it is durable then.
+
+    Args:
+        source: whose it is.
+        incoming: as it came.
+        ours: it is a sample, which says nothing of the secret that the vendor has.
 
     Raises:
         IntakeError: it is refused.
@@ -122,7 +127,8 @@ def take(source: Source, incoming: Request) -> Taken:
     except Unauthenticated as refusal:
         here.refusals.took(source, incoming, now, refusal.reason)
         raise
-    here.fitted.took(source.name, accepted.secret, len(source.secrets))
+    if not ours:
+        here.fitted.took(source.name, accepted.secret, len(source.secrets))
     if not accepted.delivery.offers:  # a batch of nothing
         return Taken(id=None, rows=0, duplicate=False)
     with tracing.span("put", events=len(accepted.delivery.offers)):

@@ -20,6 +20,8 @@ WORDS: Final = {
     "session_moved": "came from another address",
     "pause": "paused",
     "resume": "resumed",
+    "sample": "sent a sample",
+    "replay": "replayed",
     "retry": "sent again",
     "discard": "gave up",
     "key_create": "made an API key",

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import msgspec
 from flask import Response, request
+from redis import Redis
 from werkzeug.exceptions import BadRequest, NotFound
 
-from relay.buffer import destinations, keys, measures
+from relay.buffer import attempts, destinations, keys, measures
 from relay.buffer.exports import Question
 from relay.web.console import asking
 from relay.web.console.asking import NoAnswer
@@ -18,6 +19,8 @@ from relay.web.console.overview import facts
 from relay.web.state import state
 
 _ACTS: Final = ("pause", "resume")
+#: Attempts that are shown of a destination.
+_FAILED, _PASSED = 15, 5
 
 
 @bp.get("/destinations/")
@@ -49,10 +52,18 @@ def destination_page(name: str) -> Response:
         next_ms=_next_try(found, one),
         outcomes=[(outcome, measured.tries.get((name, outcome), 0)) for outcome in measures.OUTCOMES],
         batches=[(bound, count) for bound, count in batches.counts.items() if count],
+        tried=_tried(found.client, name),
         mean=batches.total / max(1, sum(batches.counts.values())),
         settings={field: _plain(value) for field, value in told.items()},
         wrong=wrong,
     )
+
+
+def _tried(client: Redis, name: str) -> list[tuple[attempts.Attempt, bool]]:
+    """The last attempts, newest first: some that failed, and a few that did not."""
+    failed = attempts.read(client, name, failed=True, most=_FAILED)
+    both = [*failed, *attempts.read(client, name, failed=False, most=_PASSED)]
+    return [(attempt, True) for attempt in sorted(both, key=lambda attempt: -attempt.at)]
 
 
 def _next_try(found: Facts, one: DestinationFacts) -> int:

@@ -1,30 +1,36 @@
-"""Events: what is in the buffer and in the archive, found by id, type, source and time; one of them, opened."""
+"""Events of the buffer and of the archive, found by id, type, source, time, state and text; and one of them."""
 
 from __future__ import annotations
 
+import base64
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
-from flask import Response, request
+from flask import Response, request, url_for
 from werkzeug.exceptions import NotFound
 
-from relay.buffer import keys
+from relay.buffer import attempts, finding
 from relay.buffer.failures import Failures
+from relay.buffer.finding import Budget, Found, Sought, is_arrival
+from relay.buffer.whereabouts import Place, whereabouts
+from relay.dispatch import EVENT, SEARCH
 from relay.errors import BufferUnavailable
 from relay.records import Codec, Meta, Packed, Record, records_of
-from relay.web.console import archive
-from relay.web.console.archive import NotHere
-from relay.web.console.gate import bp, here, page
+from relay.web.console import looking
+from relay.web.console.gate import back, bp, here, page
+from relay.web.console.looking import NotHere
 from relay.web.console.words import SHOWN, body
 from relay.web.state import state
 from relay.words import sentence
 
-#: Events that are looked through in the buffer, and shown of a search.
+#: Of one search in the buffer: events that are looked at and shown, bytes of bodies, and seconds.
 _LOOKED_AT: Final = 3_000
 _SHOWN: Final = 100
+_BYTES: Final = 32 * 1024 * 1024
+_SECONDS: Final = 0.5
 _ROWS: Final = 50
+_LONGEST: Final = 200
 _SPANS: Final = {
     "15 minutes": 900,
     "1 hour": 3600,
@@ -33,122 +39,179 @@ _SPANS: Final = {
     "7 days": 604_800,
     "ever": 0,
 }
-_ARRIVAL_DIGITS: Final = 16
+_PLACES: Final = ("buffer", "archive")
+#: Why a search ended early.
+_STOPPED: Final = {
+    "shown": "so many are shown at once",
+    "looked": "so many are looked at at once",
+    "bytes": "the bodies were large",
+    "time": "its time was over",
+}
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What is looked for; empty fields fit all."""
+    """A search, as the form has it; empty fields fit all."""
 
     place: str
     id: str
     source: str
     type: str
     since: str
+    state: str
+    text: str
+    before: str
 
-    def arrival(self) -> str:
-        """The least arrival number that is meant."""
-        span = _SPANS[self.since]
-        return f"{time.time_ns() // 1000 - span * 1_000_000:016d}" if span else ""
+    def sought(self) -> Sought:
+        """The same for whoever searches; an event's own number is found however old it is."""
+        since = "" if is_arrival(self.id) else since_of(self.since)
+        return Sought(self.source, self.type, self.id, self.state, self.text, since, self.before)
 
-    def fits(self, arrival: str, meta: Meta, since: str) -> bool:
-        """Whether an event is meant."""
-        return (
-            arrival >= since
-            and self.id in {"", arrival, meta.delivery_id}
-            and self.source in {"", meta.source}
-            and self.type in {"", meta.type}
-        )
+    def fields(self) -> dict[str, str]:
+        """The same as the query has it."""
+        found = {"in" if name == "place" else name: value for name, value in msgspec.structs.asdict(self).items()}
+        return {name: value for name, value in found.items() if value}
+
+
+def since_of(span: str) -> str:
+    """The least arrival number of a span that ends now."""
+    seconds = _SPANS.get(span, 0)
+    return f"{time.time_ns() // 1000 - seconds * 1_000_000:016d}" if seconds else ""
+
+
+def _asked() -> Asked:
+    given = {name: request.args.get(name, "").strip() for name in ("id", "source", "type", "text")}
+    chosen = {name: request.args.get(name, "") for name in ("in", "since", "state", "before")}
+    at = chosen["state"] if chosen["state"] in finding.STATES else ""
+    # What was delivered is nowhere else.
+    place = "archive" if chosen["in"] == "archive" or at == finding.DELIVERED else "buffer"
+    goes_on = is_arrival if place == "archive" else finding.place_of
+    return Asked(
+        place,
+        **given,
+        since=chosen["since"] if chosen["since"] in _SPANS else "1 day",
+        state=at,
+        before=chosen["before"] if goes_on(chosen["before"]) else "",
+    )
 
 
 @bp.get("/events/")
-def events_page() -> Response:
+def events_page() -> Any:
     """Search."""
-    given = request.args
-    since = given.get("since", "1 day")
-    asked = Asked(
-        "archive" if given.get("in") == "archive" else "buffer",
-        given.get("id", "").strip(),
-        given.get("source", ""),
-        given.get("type", "").strip(),
-        since if since in _SPANS else "1 day",
-    )
-    wrong = ""
-    found: list[tuple[str, Meta]] = []
-    more = False
+    asked = _asked()
+    if max(map(len, asked.fields().values())) > _LONGEST:
+        return _results(asked, Found([]), wrong=f"Look for {_LONGEST} characters at most.")
+    if asked.place == "buffer":
+        # Where each event fits, no more need be looked at than are shown.
+        most = _LOOKED_AT if asked.id or asked.type or asked.text else _SHOWN + 1
+        budget = Budget(_SHOWN, _BYTES, _SECONDS)
+        return _results(asked, finding.search(here().client, asked.sought(), budget, most))
+    if state().config.settings.archive_days == 0:
+        return _results(asked, Found([]), wrong="There is no archive (archive_days: 0).")
     try:
-        found, more = _archived(asked) if asked.place == "archive" else _buffered(asked)
+        return _archived(asked, request.args.get("look", ""))
     except (NotHere, BufferUnavailable) as error:
-        wrong = sentence(str(error))
+        return _results(asked, Found([]), wrong=sentence(str(error)))
+
+
+def _archived(asked: Asked, token: str) -> Any:
+    """A search that somebody else does: begun, or what came of it."""
+    if not token:
+        token = looking.ask(SEARCH, msgspec.structs.asdict(asked.sought()))
+        return back("events_page", **asked.fields(), look=token)
+    look = looking.found(SEARCH, token)
+    if look is None:
+        return _results(asked, Found([]), wrong="What was found is kept for a quarter of an hour: search again.")
+    if not look.over:
+        return looking.not_yet(look, "The archive is searched")
+    if look.why:
+        return _results(asked, Found([]), wrong=sentence(look.why))
+    return _results(asked, msgspec.convert(look.value, Found))
+
+
+def _results(asked: Asked, found: Found, wrong: str = "") -> Response:
+    on, first = (msgspec.structs.replace(asked, before=at) for at in (found.at, ""))
     return page(
-        "events.html", asked=asked, found=found, more=more, wrong=wrong, spans=list(_SPANS), sources=_names()
-    )
-
-
-def _names() -> list[str]:
-    return sorted(state().sources)
-
-
-def _buffered(asked: Asked) -> tuple[list[tuple[str, Meta]], bool]:
-    """The newest that fit, of those that are looked through."""
-    codec, since = Codec(), asked.arrival()
-    found, looked = [], 0
-    if _is_arrival(asked.id):
-        packed = Failures(here().client).event(asked.id)
-        return ([(asked.id, packed.meta)] if packed is not None else []), False
-    for arrival, blob in _every():
-        looked += 1
-        meta = codec.unpack(blob).meta
-        if asked.fits(arrival, meta, since):
-            found.append((arrival, meta))
-        if looked >= _LOOKED_AT:
-            break
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    return found[:_SHOWN], len(found) > _SHOWN or looked >= _LOOKED_AT
-
-
-def _every() -> Iterable[tuple[str, bytes]]:
-    raw: Any = here().client.hscan_iter(keys.EVENTS, count=200)
-    return ((arrival.decode(), blob) for arrival, blob in raw)
-
-
-def _archived(asked: Asked) -> tuple[list[tuple[str, Meta]], bool]:
-    """The oldest since then that fit."""
-    wanted = {"source": asked.source, "type": asked.type, "since": asked.arrival()}
-    wanted["arrival" if _is_arrival(asked.id) else "delivery_id"] = asked.id
-    codec = Codec()
-    read = archive.find(state().config, {k: v for k, v in wanted.items() if v}, _SHOWN + 1)
-    found = [(arrival, codec.unpack(blob).meta) for arrival, blob in read]
-    return found[:_SHOWN], len(found) > _SHOWN
-
-
-@bp.get("/events/<arrival>")
-def event(arrival: str) -> Response:
-    """One event: headers, body as it is kept, and the rows that it became."""
-    packed, place = _packed(arrival)
-    text, cut = body(packed.raw)
-    records = [] if packed.meta.fault else records_of(packed)
-    return page(
-        "event.html", arrival=arrival, meta=packed.meta, place=place, body=text, cut=cut, size=len(packed.raw),
-        records=[(record, _row(record)) for record in records[:_ROWS]],
+        "events.html", asked=asked, found=found, wrong=wrong, spans=list(_SPANS), states=finding.STATES,
+        sources=sorted(state().sources), why=_STOPPED.get(found.stopped, ""), longest=_LONGEST,
+        on=_url(on) if found.at else "", on_ms=_ms(found.at), before_ms=_ms(asked.before), beginning=_url(first),
     )  # fmt: skip
 
 
-def _packed(arrival: str) -> tuple[Packed, str]:
-    if not _is_arrival(arrival):
+def _ms(at: str) -> int:
+    """When the event was due or came, at which a search ended; 0 where it did not."""
+    place = finding.place_of(at)
+    return place[0] if place is not None else int(at or 0) // 1000
+
+
+def _url(asked: Asked) -> str:
+    fields: dict[str, Any] = dict(asked.fields())
+    return url_for("console.events_page", **fields)
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """One event as a page shows it.
+
+    Args:
+        size: bytes of its whole body. records: how many it became, of which some are shown. place: where it is.
+    """
+
+    packed: Packed
+    size: int
+    records: int
+    place: str
+
+
+@bp.get("/events/<arrival>")
+def event(arrival: str) -> Any:
+    """One event: headers, body as it is kept, how it was verified, its rows, and what was tried with them."""
+    if not is_arrival(arrival):
         raise NotFound("That is no event's number.")
     packed = Failures(here().client).event(arrival)
     if packed is not None:
-        return packed, "the buffer: something of it waits, or failed"
+        records = 0 if packed.meta.fault else len(records_of(packed))
+        at = "the buffer: something of it waits, failed, or is to be archived"
+        return _shown(arrival, Shown(packed, len(packed.raw), records, at))
+    if state().config.settings.archive_days == 0:
+        raise NotFound("It is not in the buffer, and there is no archive (archive_days: 0).")
+    token = request.args.get("look", "")
     try:
-        for _, blob in archive.find(state().config, {"arrival": arrival}, 1):
-            return Codec().unpack(blob), "the archive"
+        look = looking.found(EVENT, token) if token else None
+        if look is None or look.asked != {"arrival": arrival}:
+            return back("event", arrival=arrival, look=looking.ask(EVENT, {"arrival": arrival}))
     except NotHere as error:
         raise NotFound(f"It is not in the buffer. {error}") from None
-    raise NotFound("It is neither in the buffer nor in the archive.")
+    if not look.over:
+        return looking.not_yet(look, f"The archive is asked for event {arrival}")
+    if look.why or look.value is None:
+        raise NotFound(sentence(look.why or "it is neither in the buffer nor in the archive"))
+    kept = Codec().unpack(base64.b64decode(look.value["blob"]))
+    return _shown(arrival, Shown(kept, look.value["size"], look.value["records"], "the archive"))
 
 
-def _is_arrival(text: str) -> bool:
-    return len(text) == _ARRIVAL_DIGITS and text.isascii() and text.isdigit()
+def _shown(arrival: str, found: Shown) -> Response:
+    meta, client = found.packed.meta, here().client
+    text, cut = body(found.packed.raw)
+    records = [] if meta.fault else records_of(found.packed)[:_ROWS]
+    places = whereabouts(client, arrival, meta, records)
+    tried = {name: attempts.of_event(client, name, arrival) for name in meta.to if not meta.fault}
+    source = state().sources.get(meta.source)
+    return page(
+        "event.html", arrival=arrival, meta=meta, place=found.place, body=text, cut=cut, size=found.size,
+        records=[(record, _row(record), at) for record, at in zip(records, places, strict=True)],
+        count=found.records, states=finding.states(client, [(arrival, meta.source)])[arrival],
+        tried={name: [(a, a.held(arrival)) for a in found] for name, found in tried.items() if found},
+        settled=bool(records) and _settled(places), scheme=_scheme(meta), of=len(source.secrets) if source else 0,
+    )  # fmt: skip
+
+
+def _settled(places: list[list[Place]]) -> bool:
+    return all(place.state == finding.DELIVERED for record in places for place in record)
+
+
+def _scheme(meta: Meta) -> str:
+    """What proves a delivery of its source, as that is configured now."""
+    source = state().sources.get(meta.source)
+    return source.verifier.scheme if source is not None else ""
 
 
 def _row(record: Record) -> str:

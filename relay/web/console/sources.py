@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 from werkzeug.exceptions import NotFound
 
-from relay.buffer import causes
+from relay.buffer import causes, fitted
 from relay.buffer.failures import Failures
 from relay.buffer.waiting import Waiting
 from relay.web.console.gate import bp, here, page, secure
@@ -17,7 +17,7 @@ from relay.web.state import state
 def sources_page() -> Response:
     """All of them, those that need somebody first."""
     found = facts()
-    return page("sources.html", sources=found.sources(), url_of=_url_of)
+    return page("sources.html", sources=found.sources(), url_of=url_of)
 
 
 @bp.get("/sources/<name>")
@@ -38,16 +38,18 @@ def source(name: str) -> Response:
         "source.html",
         source=configured,
         facts=one,
-        url=_url_of(name),
+        url=url_of(name),
         guessed_url=not configured.public_url,
         routes=routes,
         waiting=Waiting(here().client).counts().get(name, 0),
         groups=[group for group in causes.groups(failures) if group.source == name],
+        fitted=fitted.last(here().client, name, len(configured.secrets)),
+        kept=state().config.settings.keep_refused,
         findings=sorted(one.account.findings, key=lambda f: -f.last) if one.account is not None else [],
     )
 
 
-def _url_of(name: str) -> str:
+def url_of(name: str) -> str:
     """The address that is pasted at the vendor: the settings' own, else as this browser reached us."""
     configured = state().sources.get(name)
     if configured is not None and configured.public_url:
