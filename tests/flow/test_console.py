@@ -6,7 +6,6 @@ import html
 import json
 import logging
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,12 +16,10 @@ import yaml
 from relay.app import create_app
 from relay.buffer import keys, ledger
 from relay.buffer.admins import Admins
-from relay.buffer.lanes import Claimed, Lane, Settlement, Standing
+from relay.buffer.lanes import Lane, Settlement
 from relay.buffer.refused import Accounts
 from relay.buffer.registry import Registry
 from relay.config import load
-from relay.records import Codec, Meta, arrival_instant
-from worker.archive import Archive
 
 PASSWORD = "a long enough password"
 XSS = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'"
@@ -577,18 +574,3 @@ def test_without_redis_a_page_says_so_and_is_not_a_500(me, monkeypatch):
     assert answer.status_code == 503
     assert "Redis does not answer" in answer.text
     assert answer.headers["Content-Security-Policy"] == POLICY
-
-
-def test_the_archive_is_asked_of_the_other_half(redis_url, tmp_path):
-    browser = Browser(redis_url, tmp_path, archive_days=30)
-    browser.log_in()
-    arrival = f"{time.time_ns() // 1000:016d}"
-    blob = Codec().pack(Meta("erp", "custom", "t", "d-9"), b'{"id": 12345678901234567890}', [])
-    Archive(tmp_path / "events.db", days=30, max_bytes=10**9).keep(
-        [Claimed("erp", arrival, None, blob)], Standing(0, 0)
-    )
-    assert arrival in browser.get("events/?in=archive&id=d-9")
-    page = text(browser.get(f"events/{arrival}"))
-    assert "Kept in the archive" in page
-    assert "12345678901234567890" in page
-    assert f"{arrival_instant(arrival):%Y-%m-%d %H:%M}" in browser.get(f"events/{arrival}")

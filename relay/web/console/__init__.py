@@ -15,8 +15,8 @@ from relay.web.console.gate import attach, bp
 __all__ = ["PAGES", "attach", "bp"]
 
 PAGES: Final = (
-    "entry", "overview", "sources", "samples", "failures", "destinations", "events", "rehearsals", "tables", "rows",
-    "transfers", "keys", "audit", "acts",
+    "entry", "overview", "sources", "samples", "failures", "destinations", "events", "rehearsals", "tables",
+    "rows", "transfers", "keys", "audit", "acts",
 )  # fmt: skip
 for _page in PAGES:
     importlib.import_module(f"{__name__}.{_page}")
