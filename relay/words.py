@@ -19,6 +19,11 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{number(count)} {one if count == 1 else many or one + 's'}"
 
 
+def waits(count: int, one: str = "event") -> str:
+    """`1 event waits`, `2 events wait`."""
+    return f"{plural(count, one)} {'waits' if count == 1 else 'wait'}"
+
+
 def sentence(text: str) -> str:
     """Somebody's words with a capital and a full stop."""
     trimmed = text.strip()

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import redis as driver
 
+from relay import words
 from relay.buffer import destinations, pulse
 from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import Bounds, bounds_of
@@ -128,7 +129,7 @@ def _workers(client: driver.Redis, seen: Glance, lanes: Mapping[str, Sequence[La
     away_s = seen.now_ms // _MS - ticked if ticked is not None else 0
     start = "start `relay worker` (or `relay up`)."
     if waits and not known:
-        why = f"{plural(waits, 'event')} wait, and nobody delivers: {start}"
+        why = f"{words.waits(waits)}, and nobody delivers: {start}"
         yield Need("no_worker", "", "bad", "No worker runs", why)
     elif away_s > NO_TICK_S:
         why = f"None has looked after the buffer for {span(away_s)}: {start}"
@@ -145,7 +146,7 @@ def _destinations(seen: Glance, lanes: Mapping[str, Sequence[Lane]]) -> Iterator
         said = f"{sentence(destinations.in_words(state_))} " if state_ else ""
         oldest = destinations.oldest_ms(found)
         since = f" The oldest came {span((seen.now_ms - oldest) / _MS)} ago." if oldest else ""
-        why = f"{said}{plural(sum(lane.waits for lane in found), 'event')} wait.{since}"
+        why = f"{said}{words.waits(sum(lane.waits for lane in found))}.{since}"
         paused = "paused" in state_
         kind = "destination_paused" if paused else "destination_troubled"
         yield Need(kind, name, tone, f"Destination {name}: {state}", why, patience_s=PAUSED_S if paused else 0)

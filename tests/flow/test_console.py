@@ -315,7 +315,7 @@ def test_the_overview_says_that_all_is_well_and_what_flows(me):
     me.post_event(row(1), **{"X-Delivery": "d1"})
     me.post_event(row(1), **{"X-Delivery": "d1"})
     page = text(me.get())
-    assert "Received 2 events; 1 were sent twice" in page
+    assert "Received 2 events; 1 sent twice" in page
     assert "Became 1 records" in page
     assert "Wait 1 records of 1 event are on their way" in page
     assert "It balances 2 events = 1 mapped + 1 duplicate" in page

@@ -12,7 +12,7 @@ import msgspec
 from markupsafe import Markup, escape
 
 from relay.records import arrival_instant
-from relay.words import number, plural, sentence, span
+from relay.words import number, plural, sentence, span, waits
 
 _KIB: Final = 1024
 #: Bytes of a body that are shown.
@@ -63,6 +63,7 @@ def body(raw: bytes) -> tuple[str, bool]:
     return cut[: 2 * SHOWN].decode("utf-8", "backslashreplace"), len(raw) > SHOWN
 
 
-FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
-    filter_.__name__: filter_ for filter_ in (number, plural, sentence, marked, instant, span, ago, arrived, size)
-}
+_ALL: Final[tuple[Callable[..., Any], ...]] = (
+    number, plural, waits, sentence, marked, instant, span, ago, arrived, size,
+)  # fmt: skip
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {filter_.__name__: filter_ for filter_ in _ALL}
