@@ -30,7 +30,15 @@ _MOST: Final = 16_384
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
-    """Writes to standard error; where that is gone, a line is lost and nothing else."""
+    """Writes to what standard error is at the time; where that is gone, a line is lost and nothing else."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where the next line goes."""
+        return sys.stderr
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
         """Say that a line could not be written, where that can be said."""
@@ -60,7 +68,7 @@ def setup(log_format: str = "auto", level: str = "info") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = _ToStderr(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _with_logger],

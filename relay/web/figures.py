@@ -47,7 +47,7 @@ class Charts(TypedDict):
 class FigureForm(TypedDict, total=False):
     """How the data are to come."""
 
-    format: Annotated[Literal["csv", "json"], Meta(description="`csv` where none is given.")]
+    format: Annotated[Literal["", "csv", "json"], Meta(description="`csv` where none is given, or an empty one.")]
     includeColumnHeaders: Annotated[
         str, Meta(description="`1`, `true` or `yes`: names of columns as the first line of CSV; else without.")
     ]
@@ -56,7 +56,7 @@ class FigureForm(TypedDict, total=False):
 class FigureHeaders(TypedDict, total=False):
     """The same in a header, as old clients send it."""
 
-    format: Literal["csv", "json"]
+    format: Literal["", "csv", "json"]
 
 
 class FigureData(TypedDict):

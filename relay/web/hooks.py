@@ -127,13 +127,13 @@ def take(source: Source, incoming: Request, *, ours: bool = False) -> Taken:
     except Unauthenticated as refusal:
         here.refusals.took(source, incoming, now, refusal.reason)
         raise
-    if not ours:
-        here.fitted.took(source.name, accepted.secret, len(source.secrets))
     if not accepted.delivery.offers:  # a batch of nothing
         return Taken(id=None, rows=0, duplicate=False)
     with tracing.span("put", events=len(accepted.delivery.offers)):
         taken = here.front.put(accepted.delivery)
     here.unmapped.took(source, accepted, taken)
+    if not ours:
+        here.fitted.took(source.name, accepted.secret, len(source.secrets))
     duplicate = all(t.duplicate for t in taken)
     if not duplicate and any(offer.waits for offer in accepted.delivery.offers):
         here.fetches.ring(source.name)

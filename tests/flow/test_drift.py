@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from relay import drift as judged
 from relay.buffer import drift as kept
 from relay.buffer import keys, ledger
 from relay.buffer.drift import Drift, Finding, Seen
@@ -103,8 +104,8 @@ def test_a_type_that_changes_is_shown_and_the_row_is_stored_all_the_same(here):
 
 
 def test_a_column_that_vanishes_is_shown_and_is_gone_from_it_once_it_comes_back(here, monkeypatch):
-    monkeypatch.setattr(shown, "VANISHED_ROWS", 20)
-    monkeypatch.setattr(shown, "VANISHED_GAPS", 1)
+    monkeypatch.setattr(judged, "VANISHED_ROWS", 20)
+    monkeypatch.setattr(judged, "VANISHED_GAPS", 1)
     last = here.order(1)
     here.drain()
     for n in range(10, 20):

@@ -71,7 +71,9 @@ def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False, cea
                 size=10,
             )
         )
-    lane = SimpleNamespace(name="picky/0/1", partition=0, partitions=1, held=lambda: True, client=None)
+    lane = SimpleNamespace(
+        name="picky/0/1", destination="picky", partition=0, partitions=1, held=lambda: True, client=None
+    )
     work = Work({SPEC.name: SPEC}, {SPEC.name: items}, claimed, set())
     return here, Courier(lane, here, chance=lambda: 0.5)(work, Standing())
 
