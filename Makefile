@@ -23,7 +23,7 @@ up: install ## install and run everything on this machine
 	@exec $(BIN)/relay up
 
 test: install-test lint ## install what the tests need, and pass them all
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 browser: install-browser ## the console in a real Chromium; pictures of each page are left in build/screenshots
 	@$(BIN)/python -m pytest -m browser tests/browser
