@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -163,16 +164,13 @@ def verified(source: Source, request: Request, now: int, limit: int) -> Request:
 
 def _fitting(source: Source, request: Request, now: int) -> int:
     """Verify a request; which of the source's secrets fits, counted from 1, or 0 where no single one does."""
+    if len(source.secrets) > 1:  # while secrets rotate
+        for number, secret in enumerate(source.secrets, 1):
+            with contextlib.suppress(Unauthenticated):
+                source.verifier.verify(request, (secret,), now)
+                return number
     source.verifier.verify(request, source.secrets, now)
-    if len(source.secrets) == 1:
-        return 1
-    for number, secret in enumerate(source.secrets, 1):  # only while secrets rotate
-        try:
-            source.verifier.verify(request, (secret,), now)
-        except Unauthenticated:
-            continue
-        return number
-    return 0
+    return 1 if len(source.secrets) == 1 else 0
 
 
 def records_of(source: Source, event: Event) -> list[Record]:
