@@ -67,8 +67,17 @@ class Need(msgspec.Struct, frozen=True):
         return f"{self.kind}|{self.about}"
 
 
-def look(client: driver.Redis, config: Config, bounds: Bounds | None = None) -> list[Need]:
-    """What needs somebody now, the gravest kinds first.
+class Seen(msgspec.Struct, frozen=True):
+    """What is gone by: the buffer at a glance, each destination's lanes, each source's refused deliveries."""
+
+    bounds: Bounds
+    glance: Glance
+    lanes: Mapping[str, list[Lane]]
+    accounts: Mapping[str, Account]
+
+
+def see(client: driver.Redis, config: Config, bounds: Bounds | None = None) -> Seen:
+    """Read what `look` goes by.
 
     Args:
         client: Redis.
@@ -81,11 +90,26 @@ def look(client: driver.Redis, config: Config, bounds: Bounds | None = None) -> 
     if bounds is None:
         bounds = bounds_of(config.settings, maxmemory(client), sources=len(config.settings.sources))
     seen = glance(client, bounds, lanes_of(config))
-    waits = destinations.lanes(client, seen.now_ms)
-    lanes = {name: waits.get(name, []) for name in config.settings.destinations}
+    return Seen(bounds, seen, destinations.lanes(client, seen.now_ms), Accounts(client).every())
+
+
+def look(client: driver.Redis, config: Config, read: Seen | None = None) -> list[Need]:
+    """What needs somebody now, the gravest kinds first.
+
+    Args:
+        client: Redis.
+        config: settings.
+        read: what `see` gave just now; None: it is asked for.
+
+    Raises:
+        RedisError, OSError, BufferUnavailable: Redis cannot be asked.
+    """
+    read = read or see(client, config)
+    seen = read.glance
+    lanes = {name: read.lanes.get(name, []) for name in config.settings.destinations}
     return [
-        *_ledger(seen), *_bounds(client, bounds, seen), *_workers(client, seen, lanes),
-        *_destinations(seen, lanes), *_failed(seen), *_sources(config, seen, Accounts(client).every()),
+        *_ledger(seen), *_bounds(client, read.bounds, seen), *_workers(client, seen, lanes),
+        *_destinations(seen, lanes), *_failed(seen), *_sources(config, seen, read.accounts),
     ]  # fmt: skip
 
 

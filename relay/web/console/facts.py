@@ -12,7 +12,7 @@ import redis as driver
 
 from relay.buffer import destinations, keys, ledger
 from relay.buffer.destinations import Lane
-from relay.buffer.needs import RECENT_MS
+from relay.buffer.needs import RECENT_MS, Seen
 from relay.buffer.refused import Account, Accounts
 from relay.config import Config
 from relay.configured import Source
@@ -65,13 +65,16 @@ class Facts:
     """Read once a request.
 
     Args:
-        client: Redis. config: settings. sources: as configured.
+        client: Redis. config: settings. sources: as configured. seen: what was read already, if it was.
     """
 
-    def __init__(self, client: driver.Redis, config: Config, sources: Mapping[str, Source]) -> None:
+    def __init__(
+        self, client: driver.Redis, config: Config, sources: Mapping[str, Source], seen: Seen | None = None
+    ) -> None:
         self.client, self._config, self._sources = client, config, sources
-        self.ledger = ledger.read(client)
-        self.accounts = Accounts(client).every()
+        self.ledger = seen.glance.ledger if seen is not None else ledger.read(client)
+        self.accounts = seen.accounts if seen is not None else Accounts(client).every()
+        self._seen = seen
         self.now_ms = int(time.time() * 1000)
         self._of_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._of_destination: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -103,7 +106,10 @@ class Facts:
     def destinations(self) -> list[DestinationFacts]:
         """Configured destinations, in the order of the settings."""
         configured = self._config.settings.destinations
-        standings = destinations.standings_of(self.client, list(configured))
+        seen = self._seen
+        standings = (
+            seen.glance.standings if seen is not None else destinations.standings_of(self.client, list(configured))
+        )
         return [
             self._destination(name, str(block.get("kind", "")), standings.get(name, {}), self._lanes.get(name, []))
             for name, block in configured.items()
@@ -114,8 +120,8 @@ class Facts:
         return sum(lane.waits for lane in self._lanes.get(keys.ARCHIVE, []))
 
     @cached_property
-    def _lanes(self) -> dict[str, list[Lane]]:
-        return destinations.lanes(self.client, self.now_ms)
+    def _lanes(self) -> Mapping[str, list[Lane]]:
+        return self._seen.lanes if self._seen is not None else destinations.lanes(self.client, self.now_ms)
 
     def _destination(
         self, name: str, kind: str, standing: Mapping[str, str], lanes: list[Lane]

@@ -49,7 +49,9 @@ def facts() -> Facts:
 @bp.get("/")
 def overview() -> Response:
     """What flows, what fails, and why."""
-    found = facts()
+    now = state()
+    seen = needs.see(here().client, now.config, now.front.bounds)
+    found = Facts(here().client, now.config, now.sources, seen)
     events, records = found.ledger.totals()
     sources, targets = found.sources(), found.destinations()
     sampled = samples.read(here().client)
@@ -63,15 +65,15 @@ def overview() -> Response:
         sources=[source for source in sources if source.busy or source.tone == "warn"],
         quiet=[source for source in sources if not source.busy and source.tone != "warn"],
         destinations=targets,
-        needs=[*_needs()],
+        needs=[*_needs(seen)],
         faults=list(found.ledger.residuals()),
     )
 
 
-def _needs() -> Iterator[Row]:
+def _needs(seen: needs.Seen) -> Iterator[Row]:
     """What needs somebody; failures by their causes, each with a link of its own."""
     failed = False
-    for need in needs.look(here().client, state().config, state().front.bounds):
+    for need in needs.look(here().client, state().config, seen):
         if need.kind in _FAILED:
             if not failed:
                 yield from _failed()
