@@ -497,6 +497,18 @@ def test_one_dead_letter_is_shown_with_its_body_and_retried(me):
     assert me.facts().records["erp", "warehouse", "erp_things"] == states
 
 
+def test_of_many_causes_the_first_hundred_are_shown_and_the_rest_is_counted(me, monkeypatch):
+    monkeypatch.setattr("relay.web.console.failures._SHOWN", 2)
+    for n in range(4):
+        assert me.post_event(b"[" * (n + 1), **{"X-Delivery": str(n)}).status_code == 202
+    for word in ("one", "two", "three"):
+        me.post_event(row(word))
+        me.bury(f"{word} is not welcome")
+    page = me.get("failures/")
+    assert page.count('<li class="card">') == 2
+    assert "more cause" in page
+
+
 def test_failures_of_one_cause_are_one_group_whatever_their_numbers(me):
     for n in range(3):
         me.post_event(b"x" * (n + 1) + b"{oops")

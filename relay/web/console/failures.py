@@ -16,15 +16,19 @@ from relay.web.state import state
 from relay.words import plural
 
 _ACTS: Final = ("retry", "discard")
+#: Causes on the page; what is mended makes room for the next.
+_SHOWN: Final = 100
 
 
 @bp.get("/failures/")
 def failures_page() -> Response:
-    """All causes."""
+    """The causes, those of most failures first."""
     found, more = causes.looked_at(Failures(here().client))
+    groups = causes.groups(found)
     return page(
         "failures.html",
-        groups=causes.groups(found),
+        groups=groups[:_SHOWN],
+        hidden=max(0, len(groups) - _SHOWN),
         more=more,
         most=causes.LOOKED_AT,
         blames=causes.BLAMES,
