@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import redis as driver
+from redis.exceptions import RedisError
 
 from relay.buffer.alarms import maxmemory
 from relay.buffer.bounds import bounds_of
@@ -20,6 +21,7 @@ from relay.buffer.samples import Sampler
 from relay.buffer.waiting import Waiting
 from relay.config import Config
 from relay.dispatch import ask_to_expand, ask_to_fetch
+from relay.errors import RelayError
 from relay.telemetry import logger
 from worker import exports
 from worker.jobs import open_archive
@@ -70,8 +72,8 @@ class Keeper:
         for source in self._waiting.due(int(time.time() * 1000)):
             ask_to_fetch(self.client, source)
         self._watchman.tick(self.config)
-        self._pulse.look(self.config.settings.sources)
-        self._sampler.look()
+        _watched(lambda: self._pulse.look(self.config.settings.sources))
+        _watched(self._sampler.look)
 
     def _park(self) -> None:
         if self.config.settings.archive_days == 0:  # the only other place for what waits
@@ -98,3 +100,17 @@ class Keeper:
             days = max(settings.dedup_days, settings.archive_days) + _MORE_DAYS
             bounds = bounds_of(settings, maxmemory(self.client))
             self._cleaning = keeping(Fences(self.client), days, bounds.fences)
+
+
+def _watched(look: Callable[[], None]) -> None:
+    """Let what only watches fail alone: a counter that a hand damaged must not end deliveries.
+
+    Raises:
+        RelayError, RedisError, OSError: Redis cannot be asked.
+    """
+    try:
+        look()
+    except (RelayError, RedisError, OSError):
+        raise
+    except Exception:
+        log.exception("not_watched")

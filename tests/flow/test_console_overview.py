@@ -78,6 +78,13 @@ def test_the_rings_stay_as_large_as_they_are_however_long_a_worker_runs():
     assert len({day for _, day in places}) == 288
 
 
+def test_a_counter_that_a_hand_damaged_does_not_end_the_ticker(me, caplog):
+    me.post_event(row("1"))
+    me.client.hset(keys.LEDGER, "e|erp|accepted", "rubbish")
+    Keeper(load(me.path, me.folder), me.client).tick()
+    assert "not_watched" in caplog.text
+
+
 def test_what_is_damaged_or_older_than_its_ring_is_left_out(me):
     Keeper(load(me.path, me.folder), me.client).tick()
     whole = samples.read(me.client)
