@@ -137,13 +137,13 @@ def _levels(call: ast.Call) -> set[str]:
     """The levels at which a call may log."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
     if name != "log":
-        return {name}
+        return {"error" if name == "exception" else name}
     named = [node for node in ast.walk(call.args[0]) if isinstance(node, ast.Attribute)]
     return {node.attr.lower() for node in named if ast.unparse(node.value) == "logging"}
 
 
 #: How many arguments stand before the event's name.
-_LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "critical": 0, "log": 1}
+_LEVELS = {"debug": 0, "info": 0, "warning": 0, "error": 0, "exception": 0, "critical": 0, "log": 1}
 
 
 def _logged(call: ast.Call) -> str:
