@@ -45,7 +45,8 @@ def until(done: Callable[[], Any], seconds: float = 20) -> Any:
 class Relay:
     """A relay of several sources in one process, whose settings can be mended."""
 
-    def __init__(self, url: str, folder: Path):
+    def __init__(self, url: str, folder: Path, capsys: Any):
+        self.capsys, self._log = capsys, ""
         self.url, self.folder, self.path = url, folder, folder / "relay.yaml"
         self.client = redis.Redis.from_url(url)
         self.apps: list[Any] = []
@@ -86,6 +87,7 @@ class Relay:
 
     def run(self, *args: str) -> Result:
         result = CliRunner().invoke(app, [*args, "--config", str(self.path), "--data", str(self.folder)])
+        self._log += result.stderr  # what the web half's threads log meanwhile goes there too
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -104,6 +106,11 @@ class Relay:
     def events(self, source: str = "shop") -> dict[str, int]:
         return ledger.read(self.client).events.get(source, {})
 
+    def log(self) -> str:
+        """All that was logged so far."""
+        self._log += self.capsys.readouterr().err
+        return self._log
+
     def memory(self) -> int:
         """Bytes that Redis says all of it takes."""
         return sum(self.client.memory_usage(key, samples=0) or 0 for key in self.client.scan_iter("rh:refused*"))
@@ -111,8 +118,7 @@ class Relay:
 
 @pytest.fixture
 def here(redis_url: str, tmp_path: Path, capsys: Any) -> Iterator[Relay]:
-    """A relay that logs to what `capsys` reads, so that comes first."""
-    relay = Relay(redis_url, tmp_path)
+    relay = Relay(redis_url, tmp_path, capsys)
     yield relay
     for one in relay.apps:
         one.extensions["rowhook"].refusals.close()
@@ -122,7 +128,7 @@ def here(redis_url: str, tmp_path: Path, capsys: Any) -> Iterator[Relay]:
 # --- the doctor ---------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_explained_to_the_operator_and_its_answer_stays_as_it_was(here: Relay, capsys: Any) -> None:
+def test_a_refusal_is_explained_to_the_operator_and_its_answer_stays_as_it_was(here: Relay) -> None:
     here.write(shop=f"{RIGHT}\n")
     here.refused()
     account = until(here.doctor)
@@ -131,7 +137,7 @@ def test_a_refusal_is_explained_to_the_operator_and_its_answer_stays_as_it_was(h
     assert finding["reason"] == "signature_wrong"
     assert finding["kind"] == "secret"
     assert "white space or a line end around it" in finding["hypothesis"]
-    logged = capsys.readouterr().err
+    logged = here.log()
     (line,) = [json.loads(x) for x in logged.splitlines() if '"signature_refused"' in x]
     assert (line["source"], line["kind"], line["hypothesis"]) == ("shop", "secret", finding["hypothesis"])
     assert RIGHT not in logged
@@ -330,7 +336,7 @@ def test_what_no_secret_could_mend_is_not_kept(here: Relay) -> None:
     assert [entry["source"] for entry in here.kept()] == ["shop"]
 
 
-def test_nothing_that_is_kept_is_found_in_the_clear(here: Relay, capsys: Any) -> None:
+def test_nothing_that_is_kept_is_found_in_the_clear(here: Relay) -> None:
     here.write(erp={
         "kind": "custom", "secrets": [WRONG], "verify": {"token": {"header": "X-Key"}}, "type": "body.type",
         "redact": {"drop": ["email"]}, "tables": [{"table": "things", "key": ["id"]}],
@@ -346,7 +352,7 @@ def test_nothing_that_is_kept_is_found_in_the_clear(here: Relay, capsys: Any) ->
         folder = Path(here.client.config_get("dir")["dir"])
         files = [p.read_bytes() for p in folder.rglob("*") if p.is_file()]
         dumps = [here.client.dump(key) or b"" for key in here.client.scan_iter("*")]
-        logs, out = capsys.readouterr().err.encode(), here.run("refused", "list").stdout.encode()
+        logs, out = here.log().encode(), here.run("refused", "list").stdout.encode()
         return b"".join([*files, *dumps, logs, out])
 
     found = everywhere()
@@ -429,7 +435,7 @@ def test_a_flood_of_forged_requests_stays_within_its_bytes(here: Relay, size: in
     assert max(held.values()) <= room.source
 
 
-def test_a_flood_through_the_web_neither_grows_nor_pushes_out_what_was_there(here: Relay, capsys: Any) -> None:
+def test_a_flood_through_the_web_neither_grows_nor_pushes_out_what_was_there(here: Relay) -> None:
     here.write(more={"refused_max_bytes": 300_000, "refused_source_max_bytes": 100_000})
     first = here.refused(n=1)
     until(here.kept)
@@ -439,7 +445,7 @@ def test_a_flood_through_the_web_neither_grows_nor_pushes_out_what_was_there(her
         answer = here.web.post("/hooks/shop", data=body + str(n).encode(), headers=dict(forged.headers))
         assert (answer.status_code, answer.get_json()) == (401, GENERIC)
     account = until(lambda: (a := here.doctor()) and a["refused"] == 401 and a)
-    until(lambda: "no room" in capsys.readouterr().err)
+    until(lambda: "no room" in here.log())
     assert here.memory() <= 100_000
     assert account["findings"]
     here.write(shop=RIGHT, more={"refused_max_bytes": 300_000, "refused_source_max_bytes": 100_000})
@@ -459,11 +465,11 @@ def test_no_more_requests_a_second_are_kept_than_the_settings_say(here: Relay) -
     assert 1 <= len(here.kept()) <= 2 * (seconds + 2)
 
 
-def test_a_redis_that_is_full_changes_neither_the_answer_nor_the_relay(here: Relay, capsys: Any) -> None:
+def test_a_redis_that_is_full_changes_neither_the_answer_nor_the_relay(here: Relay) -> None:
     here.client.config_set("maxmemory", "1")
     try:
         here.refused()
-        until(lambda: '"refused_not_kept"' in capsys.readouterr().err)
+        until(lambda: '"refused_not_kept"' in here.log())
     finally:
         here.client.config_set("maxmemory", "0")
     assert here.kept() == []
