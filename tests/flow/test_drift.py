@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -277,6 +278,9 @@ def test_where_it_cannot_be_kept_rows_and_answers_go_on_and_it_is_said_once(here
     said: list[str] = []
     for module in (noticing, unmapped):
         monkeypatch.setattr(module.log, "warning", lambda event, **_: said.append(event), raising=False)
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.cancel()  # of the web process of a test before: it would say it too
     monkeypatch.setattr(Drift, "note", fails)
     monkeypatch.setattr(noticing, "FLUSH_S", 0.0)
     for n in range(3):

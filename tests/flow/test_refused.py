@@ -121,7 +121,7 @@ def here(redis_url: str, tmp_path: Path, capsys: Any) -> Iterator[Relay]:
     relay = Relay(redis_url, tmp_path, capsys)
     yield relay
     for one in relay.apps:
-        one.extensions["rowhook"].refusals.close()
+        one.extensions["rowhook"].refusals.close(30)  # it would write into the next test
     relay.client.close()
 
 
