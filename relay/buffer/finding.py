@@ -6,11 +6,10 @@ other, it can be read from any place on, however much waits.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -29,8 +28,8 @@ STATES: Final = (WAITS, QUARANTINED, DEAD, DELIVERED)
 #: no order of its own.
 _SOME_DEAD, _MOST_DEAD = 1_000, 20_000
 _PAGE: Final = 50
-#: Events of one queue that are passed over, where they are all due at the moment at which a search goes on.
-_MOST_ALIKE: Final = 20_000
+#: Events of one queue that one search reads, those among them that are due at the moment at which it goes on.
+_MOST_OF_ONE: Final = 20_000
 #: Events of each queue that are read in any case.
 _FEW: Final = 8
 _DIGITS: Final = 16
@@ -179,7 +178,7 @@ def search(client: driver.Redis, sought: Sought, budget: Budget, most: int) -> F
         most: events that are looked at.
     """
     codec, text, hits = Codec(), Text(sought.text), list[Hit]()
-    places = _newest(client, sought, most)
+    places, rest = _newest(client, sought, most)
     at, stopped, parked = "", "", 0
     for (ms, arrival), blob in zip(places, _kept(client, [arrival for _, arrival in places]), strict=True):
         at = f"{ms}-{arrival}"
@@ -194,8 +193,8 @@ def search(client: driver.Redis, sought: Sought, budget: Budget, most: int) -> F
         stopped = budget.over()
         if stopped:
             break
-    if not stopped and len(places) >= most:
-        stopped = "looked"
+    if not stopped and rest is not None:
+        at, stopped = f"{rest[0]}-{rest[1]}", "looked"
     found = [hit for hit in with_states(client, hits) if hit.is_in(sought.state)]
     return Found(found, at if stopped else "", stopped, parked, _not_looked_at(client, sought))
 
@@ -235,46 +234,73 @@ def _lanes(client: driver.Redis) -> list[str]:
     return sorted(lane for name in names if not keys.archives(lane := name.decode()))
 
 
-def _newest(client: driver.Redis, sought: Sought, most: int) -> list[Place]:
-    """The first places, with their numbers, of what may be meant; no more than are looked at."""
+def _newest(client: driver.Redis, sought: Sought, most: int) -> tuple[list[Place], Place | None]:
+    """The first places of what may be meant, no more than are looked at; and, if there are more, behind which."""
     if is_arrival(sought.id):
-        return [(_ms(sought.id), sought.id)]
-    before = place_of(sought.before)
-    found: list[Place] = []
-    if sought.state in {"", QUARANTINED}:
-        found += _of(client, keys.QUARANTINE, before, most, micros=True)
-    if sought.state in {"", DEAD}:
-        found += _dead(client, before, _SOME_DEAD if not sought.state else _MOST_DEAD)
-    if sought.state in {"", WAITS}:
-        found += _waiting(client, sought.source, before, most)
+        return [(_ms(sought.id), sought.id)], None
+    before, since = place_of(sought.before), int(sought.since or 0)
+    lines = _lines(client, sought, before)
     first: dict[str, int] = {}
-    for ms, arrival in found:
-        if arrival >= sought.since:
-            first[arrival] = max(ms, first.get(arrival, 0))
-    return heapq.nlargest(most, ((ms, arrival) for arrival, ms in first.items()))
+    if sought.state in {"", DEAD}:
+        dead = _dead(client, before, _SOME_DEAD if not sought.state else _MOST_DEAD)
+        first = {arrival: ms for ms, arrival in dead if arrival >= sought.since}
+    size, places, rest = _FEW + most // max(1, len(lines)), _first(first, most), None
+    while lines:
+        for line, page in zip(lines, _pages(client, lines, size), strict=True):
+            for ms, arrival in line.take(page, size):
+                if arrival >= sought.since and first.get(arrival, -1) < ms:
+                    first[arrival] = ms
+        places, size = _first(first, most), size + size // 2
+        full = len(places) == most
+        behind = [line for line in lines if not line.over and line.last[0] >= since // 1000]
+        # All of what was read of a line is among the first, so what lies behind may be too.
+        behind = [line for line in behind if not full or line.last >= places[-1]]
+        lines = [line for line in behind if line.read < _MOST_OF_ONE]
+        left = [line.last for line in behind if line.read >= _MOST_OF_ONE and _before(line.last, before)]
+        rest = max([*left, *([rest] if rest else [])], default=None)
+    if len(places) == most and (rest is None or places[-1] > rest):
+        rest = places[-1]
+    return [place for place in places if rest is None or place >= rest], rest
 
 
-def _waiting(client: driver.Redis, source: str, before: Place | None, most: int) -> list[Place]:
-    """The first places of what waits, of one source or of all; a few of each queue, more of those that need it."""
-    queues = _queues(client, source)
-    few = min(most, _FEW + 2 * most // max(1, len(queues)))
-    top = "+inf" if before is None else str(before[0])
+def _first(found: Mapping[str, int], most: int) -> list[Place]:
+    return sorted(((ms, arrival) for arrival, ms in found.items()), reverse=True)[:most]
+
+
+class _Line:
+    """A sorted set of events, read from its newest end.
+
+    Args:
+        key: of it. micros: its scores are numbers of events, and ms otherwise. before: where to begin.
+    """
+
+    def __init__(self, key: str, before: Place | None, *, micros: bool = False) -> None:
+        self.key, self.micros, self._before = key, micros, before
+        self.top = "+inf" if before is None else str(before[0] * 1000 + 999 if micros else before[0])
+        #: So many of it were read, the last of them this one; nothing is behind it.
+        self.read, self.last, self.over = 0, (0, ""), False
+
+    def take(self, page: Sequence[tuple[bytes, float]], asked: int) -> Iterator[Place]:
+        """What was read next, those that lie before the place where to begin."""
+        self.read, self.over = self.read + len(page), len(page) < asked
+        for arrival, score in page:
+            self.last = place = (int(score) // 1000 if self.micros else int(score), arrival.decode())
+            if _before(place, self._before):
+                yield place
+
+
+def _lines(client: driver.Redis, sought: Sought, before: Place | None) -> list[_Line]:
+    """Where events stand that may be meant."""
+    quarantine = [_Line(keys.QUARANTINE, before, micros=True)] if sought.state in {"", QUARANTINED} else []
+    queues = _queues(client, sought.source) if sought.state in {"", WAITS} else []
+    return [*quarantine, *(_Line(queue, before) for queue in queues)]
+
+
+def _pages(client: driver.Redis, lines: Sequence[_Line], size: int) -> list[Any]:
     with client.pipeline(transaction=False) as pipe:
-        for queue in queues:
-            pipe.zrevrangebyscore(queue, top, "-inf", 0, few, withscores=True)
-        pages: list[Any] = pipe.execute() if queues else []
-    heads = [[at for one, due in page if _before(at := (int(due), one.decode()), before)] for page in pages]
-    first = heapq.nlargest(most, itertools.chain.from_iterable(heads))
-    found: list[Place] = []
-    for queue, page, head in zip(queues, pages, heads, strict=True):
-        # All of what was read of it is among the first, so what lies behind may be too.
-        short = len(page) == few and (len(first) < most or not head or head[-1] >= first[-1])
-        found += _of(client, queue, before, most) if short else head
-    return found
-
-
-def _before(place: Place, before: Place | None) -> bool:
-    return before is None or place < before
+        for line in lines:
+            pipe.zrevrangebyscore(line.key, line.top, "-inf", line.read, size, withscores=True)
+        return list(pipe.execute())
 
 
 def _queues(client: driver.Redis, source: str) -> list[str]:
@@ -292,17 +318,8 @@ def _queues(client: driver.Redis, source: str) -> list[str]:
     return [queue for of, queue in found if source in {"", of}]
 
 
-def _of(client: driver.Redis, key: str, before: Place | None, most: int, *, micros: bool = False) -> list[Place]:
-    """The first members of a sorted set that lie before a place; its scores are ms, or numbers of events."""
-    top = "+inf" if before is None else str(before[0] * 1000 + 999 if micros else before[0])
-    found: list[Place] = []
-    for start in range(0, _MOST_ALIKE, most):
-        page: Any = client.zrevrangebyscore(key, top, "-inf", start, most, withscores=True)
-        places = ((int(score) // 1000 if micros else int(score), arrival.decode()) for arrival, score in page)
-        found += [place for place in places if _before(place, before)]
-        if len(page) < most or len(found) >= most:
-            break
-    return found
+def _before(place: Place, before: Place | None) -> bool:
+    return before is None or place < before
 
 
 def _dead(client: driver.Redis, before: Place | None, most: int) -> list[Place]:

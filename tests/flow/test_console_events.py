@@ -312,6 +312,49 @@ def test_pages_of_many_queues_show_each_event_once(desk):
     assert sorted(seen) == arrivals
 
 
+@pytest.mark.parametrize("most", [5, 20, 40])
+def test_events_that_wait_in_several_lanes_are_all_found_page_by_page(desk, most):
+    """Each counts once, and a page of them does not pass for all there are."""
+    blob = desk.client.hget(keys.EVENTS, post(desk, row(0)))
+    desk.client.flushall()
+    arrivals = [f"{1_795_000_000_000_000 + 700 * n}" for n in range(100)]
+    for name in ("lake", "mart", "warehouse"):
+        lane = f"{name}/0/1"
+        desk.client.sadd(keys.LANES, lane)
+        desk.client.sadd(keys.lane_sources(lane), "erp")
+        desk.client.zadd(keys.queue(lane, "erp"), {arrival: int(arrival) // 1000 for arrival in arrivals})
+    desk.client.hset(keys.EVENTS, mapping=dict.fromkeys(arrivals, blob))
+    seen, at, pages = [], "", 0
+    while at or not pages:
+        found = finding.search(desk.client, Sought(before=at), Budget(1000, 10**9, 60), most)
+        seen += [hit.arrival for hit in found.hits]
+        at, pages = found.at, pages + 1
+        assert found.stopped == ("looked" if at else "")
+    assert seen == arrivals[::-1]
+    assert pages == 100 // most + 1
+
+
+def test_new_events_behind_a_crowd_of_old_ones_that_were_put_off_are_found(desk, monkeypatch):
+    """The crowd stands before them, and is too old to be meant."""
+    monkeypatch.setattr(finding, "_MOST_OF_ONE", 30)
+    blob = desk.client.hget(keys.EVENTS, post(desk, row(0)))
+    desk.client.flushall()
+    now, lane = 1_795_000_000_000_000, "warehouse/0/1"
+    old = {f"{now - 10**9 + n}": now // 1000 + 60_000 + n for n in range(100)}
+    new = {f"{now + n * 1000}": now // 1000 + n for n in range(3)}
+    desk.client.sadd(keys.LANES, lane)
+    desk.client.sadd(keys.lane_sources(lane), "erp")
+    desk.client.zadd(keys.queue(lane, "erp"), old | new)
+    desk.client.hset(keys.EVENTS, mapping=dict.fromkeys(old | new, blob))
+    seen, at, pages = [], "", 0
+    while at or not pages:
+        found = finding.search(desk.client, Sought(since=str(now), before=at), Budget(100, 10**9, 60), 50)
+        seen += [hit.arrival for hit in found.hits]
+        at, pages = found.at, pages + 1
+    assert seen == sorted(new, reverse=True)
+    assert pages < 10
+
+
 def test_a_search_stops_at_its_budget_of_bytes(desk):
     arrivals = [post(desk, row(n, name="x" * 5_000)) for n in range(8)]
     found = finding.search(desk.client, Sought(text="nowhere"), Budget(100, 12_000, 60), 100)
