@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -82,6 +81,7 @@ class Failures:
         self.client = client
         self._codec = Codec()
         self._requeue, self._discard = script(client, "requeue"), script(client, "discard")
+        self._bodies = script(client, "bodies")
 
     def every(self) -> Iterator[Failure]:
         """All failures, quarantine first, oldest first."""
@@ -122,14 +122,8 @@ class Failures:
     def _events(self, arrivals: Sequence[str]) -> dict[str, Packed]:
         """Those of events that fit into the bytes that are read at once, the first of them in any case."""
         wanted = list(dict.fromkeys(arrivals))
-        with self.client.pipeline(transaction=False) as pipe:
-            for arrival in wanted:
-                pipe.hstrlen(keys.EVENTS, arrival)
-            sizes: list[int] = pipe.execute()
-        ends = list(itertools.accumulate(sizes))
-        fits = wanted[: max(1, bisect.bisect_right(ends, _AT_ONCE_BYTES))]
-        blobs: Any = self.client.hmget(keys.EVENTS, fits) if fits else []
-        return {a: self._codec.unpack(blob) for a, blob in zip(fits, blobs, strict=True) if blob is not None}
+        blobs = self._bodies([keys.EVENTS], [_AT_ONCE_BYTES, *wanted])
+        return {a: self._codec.unpack(blob) for a, blob in zip(wanted, blobs, strict=False) if blob is not None}
 
     def event(self, arrival: str) -> Packed | None:
         """A kept event, None where it is gone."""

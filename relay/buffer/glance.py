@@ -6,8 +6,7 @@ What it costs grows with the names of sources, destinations and tables, never wi
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +15,7 @@ import redis as driver
 from relay.buffer import keys, measures
 from relay.buffer.accept import buckets
 from relay.buffer.bounds import LETTER_BYTES, MARK_BYTES, Bounds
-from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger, ledger_of
+from relay.buffer.ledger import EVENT_STATES, RECORD_STATES, Ledger, ledger_of, rest_of
 from relay.config import Config
 
 _MS: Final = 1000
@@ -99,19 +98,19 @@ def lanes_of(config: Config) -> dict[str, list[str]]:
 
 def residuals(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:
     """What is not accounted for, by account, as sums of absolute differences."""
-
-    def rest(accounts: Iterable[Mapping[str, int]], whole: str, states: Iterable[str]) -> int:
-        return sum(abs(one.get(whole, 0) - sum(one.get(s, 0) for s in states)) for one in accounts)
-
-    counts: Counter[str] = Counter()
-    for one in (*ledger.events.values(), *ledger.records.values()):
-        counts.update({state: one.get(state, 0) for state in ("quarantined", "dead")})
+    events = (rest_of(account, "accepted", EVENT_STATES) for account in ledger.events.values())
+    records = (rest_of(account, "emitted", RECORD_STATES) for account in ledger.records.values())
     return {
-        "events": rest(ledger.events.values(), "accepted", EVENT_STATES),
-        "records": rest(ledger.records.values(), "emitted", RECORD_STATES),
-        "quarantine": abs(counts["quarantined"] - quarantined),
-        "dead_letters": abs(counts["dead"] - letters),
+        "events": sum(map(abs, events)),
+        "records": sum(map(abs, records)),
+        **{name: abs(rest) for name, rest in unlike(ledger, quarantined, letters).items()},
     }
+
+
+def unlike(ledger: Ledger, quarantined: int, letters: int) -> dict[str, int]:
+    """By how much what the ledger says failed is more than what is kept of it."""
+    events, records = ledger.totals()
+    return {"quarantine": events["quarantined"] - quarantined, "dead_letters": records["dead"] - letters}
 
 
 def _held(blobs: Mapping[bytes, bytes], beside: int) -> tuple[int, dict[str, int]]:

@@ -17,7 +17,7 @@ from relay.buffer import destinations, pulse
 from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import Bounds, bounds_of
 from relay.buffer.destinations import Lane
-from relay.buffer.glance import Glance, glance, lanes_of, residuals
+from relay.buffer.glance import Glance, glance, lanes_of, unlike
 from relay.buffer.refused import Account, Accounts
 from relay.config import MIB, Config
 from relay.words import plural, sentence, span
@@ -68,10 +68,14 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What is gone by: the buffer at a glance, each destination's lanes, each source's refused deliveries."""
+    """What is gone by: the buffer at a glance, each destination's lanes, each source's refused deliveries.
+
+    `faults` is a sentence for each account that does not balance.
+    """
 
     bounds: Bounds
     glance: Glance
+    faults: Sequence[str]
     lanes: Mapping[str, list[Lane]]
     accounts: Mapping[str, Account]
 
@@ -90,7 +94,7 @@ def see(client: driver.Redis, config: Config, bounds: Bounds | None = None) -> S
     if bounds is None:
         bounds = bounds_of(config.settings, maxmemory(client), sources=len(config.settings.sources))
     seen = glance(client, bounds, lanes_of(config))
-    return Seen(bounds, seen, destinations.lanes(client, seen.now_ms), Accounts(client).every())
+    return Seen(bounds, seen, _faults(seen), destinations.lanes(client, seen.now_ms), Accounts(client).every())
 
 
 def look(client: driver.Redis, config: Config, read: Seen | None = None) -> list[Need]:
@@ -108,16 +112,24 @@ def look(client: driver.Redis, config: Config, read: Seen | None = None) -> list
     seen = read.glance
     lanes = {name: read.lanes.get(name, []) for name in config.settings.destinations}
     return [
-        *_ledger(seen), *_bounds(client, read.bounds, seen), *_workers(client, seen, lanes),
+        *_ledger(read.faults), *_bounds(client, read.bounds, seen), *_workers(client, seen, lanes),
         *_destinations(seen, lanes), *_failed(seen), *_sources(config, seen, read.accounts),
     ]  # fmt: skip
 
 
-def _ledger(seen: Glance) -> Iterator[Need]:
-    faults = [*seen.ledger.residuals()]
-    for account, n in residuals(seen.ledger, seen.quarantined, seen.letters).items():
-        if n and account in {"quarantine", "dead_letters"}:
-            faults.append(f"{account.replace('_', ' ')}: the ledger and what is kept differ by {n}")
+def _faults(seen: Glance) -> list[str]:
+    kept = unlike(seen.ledger, seen.quarantined, seen.letters)
+    return [
+        *seen.ledger.residuals(),
+        *(
+            f"{name.replace('_', ' ')}: the ledger and what is kept differ by {abs(n)}"
+            for name, n in kept.items()
+            if n
+        ),
+    ]
+
+
+def _ledger(faults: Sequence[str]) -> Iterator[Need]:
     if faults:
         more = f" So do {len(faults) - 1} more accounts." if len(faults) > 1 else ""
         why = f"{sentence(faults[0])}{more} `relay audit --deep` names what is missing."
@@ -184,9 +196,9 @@ def _failed(seen: Glance) -> Iterator[Need]:
             why = f"They were answered 202 and are kept. {mend}"
             yield Need("quarantine", source, "bad", what, why, count=n)
     dead: dict[str, Counter[str]] = {}
-    for (_, destination, table), states in sorted(seen.ledger.records.items()):
-        if n := states.get("dead", 0):
-            dead.setdefault(destination, Counter())[table] += n
+    failed = [(route, n) for route, states in seen.ledger.records.items() if (n := states.get("dead", 0))]
+    for (_, destination, table), n in sorted(failed):
+        dead.setdefault(destination, Counter())[table] += n
     for destination, tables in dead.items():
         named = ", ".join(table for table, _ in tables.most_common(_TABLES))
         more = f" and {len(tables) - _TABLES} more tables" if len(tables) > _TABLES else ""

@@ -79,8 +79,8 @@ class Facts:
         self._of_source: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._of_destination: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for (source, destination, _), states in self.ledger.records.items():
-            self._of_source[source].update(states)
-            self._of_destination[destination].update(states)
+            ledger.add(self._of_source[source], states)
+            ledger.add(self._of_destination[destination], states)
 
     # --- sources -------------------------------------------------------------------------------------------
 

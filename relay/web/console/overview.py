@@ -66,7 +66,7 @@ def overview() -> Response:
         quiet=[source for source in sources if not source.busy and source.tone != "warn"],
         destinations=targets,
         needs=[*_needs(seen)],
-        faults=list(found.ledger.residuals()),
+        faults=seen.faults,
     )
 
 
