@@ -6,6 +6,7 @@ other, it can be read from any place on, however much waits.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import time
@@ -245,19 +246,22 @@ def _newest(client: driver.Redis, sought: Sought, most: int) -> tuple[list[Place
         dead = _dead(client, before, _SOME_DEAD if not sought.state else _MOST_DEAD)
         first = {arrival: ms for ms, arrival in dead if arrival >= sought.since}
     size, places, rest = _FEW + most // max(1, len(lines)), _first(first, most), None
-    while lines:
-        for line, page in zip(lines, _pages(client, lines, size), strict=True):
+    turn = lines
+    while turn:
+        for line, page in zip(turn, _pages(client, turn, size), strict=True):
             for ms, arrival in line.take(page, size):
                 if arrival >= sought.since and first.get(arrival, -1) < ms:
                     first[arrival] = ms
         places, size = _first(first, most), size + size // 2
         full = len(places) == most
-        behind = [line for line in lines if not line.over and line.last[0] >= since // 1000]
+        lines = [line for line in lines if not line.over and line.last[0] >= since // 1000]
         # All of what was read of a line is among the first, so what lies behind may be too.
-        behind = [line for line in behind if not full or line.last >= places[-1]]
-        lines = [line for line in behind if line.read < _MOST_OF_ONE]
-        left = [line.last for line in behind if line.read >= _MOST_OF_ONE and _before(line.last, before)]
+        lines = [line for line in lines if not full or line.last >= places[-1]]
+        left = [line.last for line in lines if line.read >= _MOST_OF_ONE and _before(line.last, before)]
         rest = max([*left, *([rest] if rest else [])], default=None)
+        lines = [line for line in lines if line.read < _MOST_OF_ONE]
+        # Those that were read least far: what they hold may make reading the others needless.
+        turn = heapq.nlargest(-(-len(lines) // 3), lines, key=lambda line: line.last)
     if len(places) == most and (rest is None or places[-1] > rest):
         rest = places[-1]
     return [place for place in places if rest is None or place >= rest], rest

@@ -6,23 +6,28 @@ from flask import Response
 
 from relay.buffer import ledger
 from relay.web.console.gate import bp, here, page
-from relay.web.console.overview import facts
 
 
 @bp.get("/audit/")
 def audit() -> Response:
     """Run the plain audit, and show each account with its residual."""
     faults = ledger.audit(here().client, deep=False)
-    found = facts()
+    found = ledger.read(here().client)
     events = [
-        (source, states, states.get("accepted", 0) - sum(states.get(s, 0) for s in ledger.EVENT_STATES))
-        for source, states in sorted(found.ledger.events.items())
+        (source, states, ledger.rest_of(states, "accepted", ledger.EVENT_STATES))
+        for source, states in sorted(found.events.items())
     ]
     records = [
-        (route, states, states.get("emitted", 0) - sum(states.get(s, 0) for s in ledger.RECORD_STATES))
-        for route, states in sorted(found.ledger.records.items())
+        (route, states, ledger.rest_of(states, "emitted", ledger.RECORD_STATES))
+        for route, states in sorted(found.records.items())
     ]
     return page(
         "audit.html", faults=faults, events=events, records=records,
-        event_states=("accepted", *ledger.EVENT_STATES), record_states=("emitted", *ledger.RECORD_STATES),
+        event_states=_named("accepted", *ledger.EVENT_STATES),
+        record_states=_named("emitted", *ledger.RECORD_STATES),
     )  # fmt: skip
+
+
+def _named(*states: str) -> list[tuple[str, str]]:
+    """States, with what a column of them is called."""
+    return [(state, state.capitalize()) for state in states]
