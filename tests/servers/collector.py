@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.servers.serving import Server
+from tests.servers.serving import Served
 
 
 @dataclass(frozen=True)
@@ -27,33 +26,13 @@ class Span:
     failed: bool
 
 
-class Collector:
+class Collector(Served):
     """Takes spans; `raw` is all that came, as it came."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.spans: list[Span] = []
         self.raw = b""
-        self._server = Server(("127.0.0.1", 0), _Handler, self)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Listen no more."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.cut_off()
-        self._server.server_close()
 
     def took(self, body: bytes) -> None:
         self.raw += body

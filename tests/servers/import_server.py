@@ -21,12 +21,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from relay.errors import MalformedPayload
 from relay.records import decode_json, encode_json
-from tests.servers.serving import Server
+from tests.servers.serving import Served, Server
 
 MAX_POINTS: Final = 100
 MAX_BYTES: Final = 5_000_000
@@ -128,10 +128,11 @@ class Post:
     points: list[dict[str, Any]]
 
 
-class ImportServer:
+class ImportServer(Served):
     """The server; `url` says where. Everything that it remembers may be read at any time."""
 
     def __init__(self, *, client_id: int = 12, api_key: str = "goodkey", port: int = 0) -> None:
+        super().__init__(_Handler, port)
         self.client_id, self.api_key = client_id, api_key
         self.log: list[Taken] = []
         self.posts: list[Post] = []
@@ -148,24 +149,11 @@ class ImportServer:
         self.closing = threading.Event()
         self._queue: deque[Fault] = deque()
         self._late: list[threading.Thread] = []
-        self._http = Server(("127.0.0.1", port), _Handler, self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="import-server")
 
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Listen no more, and apply what is late."""
         self.closing.set()
-        self._http.shutdown()
-        self._http.cut_off()
-        self._http.server_close()
-        self._thread.join()
+        super().close()
         for thread in self._late:
             thread.join()
 

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from relay.records import decode_json, encode_json
-from tests.servers.serving import Server
+from tests.servers.serving import Served, Server
 
 _PATH: Final = re.compile(r"/v1/datamarts/(\d+)/document_imports(?:/(\w+)(/executions(?:/(\w+))?)?)?")
 _TYPES: Final = {"application/x-ndjson": "APPLICATION_X_NDJSON", "text/csv": "TEXT_CSV"}
@@ -77,10 +77,11 @@ class Run:
     stored: int = 0
 
 
-class Mediarithmics:
+class Mediarithmics(Served):
     """The server; `url` says where. Everything that it remembers may be read at any time."""
 
     def __init__(self, *, datamart_id: int = 1502, token: str = "tok") -> None:
+        super().__init__(_Handler)
         self.datamart_id, self.token = datamart_id, token
         self.imports: dict[str, dict[str, Any]] = {}
         self.executions: list[Run] = []
@@ -101,23 +102,6 @@ class Mediarithmics:
         self.choose: Callable[[str, str], Fault | None] = lambda _method, _path: None
         self.lock = threading.RLock()
         self._queue: deque[Fault] = deque()
-        self._http = Server(("127.0.0.1", 0), _Handler, self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="mediarithmics")
-
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.cut_off()
-        self._http.server_close()
-        self._thread.join()
 
     def faults(self, *faults: Fault) -> None:
         """Queue faults, one for each of the next uploads."""

@@ -14,11 +14,11 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
-from tests.servers.serving import Server
+from tests.servers.serving import Served
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,13 @@ class Posted:
         return msgspec.json.decode(self.body)
 
 
-class Receiver:
+class Receiver(Served):
     """The server; `url` says where."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.requests: list[Posted] = []
         self._queue: deque[Answer] = deque()
-        self._http = Server(("127.0.0.1", 0), _Handler, self)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="receiver")
-
-    @property
-    def host(self) -> str:
-        """Its name and port."""
-        return f"127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def url(self) -> str:
@@ -77,16 +71,6 @@ class Receiver:
         """Remember a request; says how it is answered."""
         self.requests.append(posted)
         return self._queue.popleft() if self._queue else Answer()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.cut_off()
-        self._http.server_close()
-        self._thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 
 class Server(ThreadingHTTPServer):
@@ -40,3 +41,40 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is what these tests are about."""
+
+
+class Served:
+    """An API that listens on 127.0.0.1 while it is entered.
+
+    Args:
+        handler: of its requests. port: 0: any.
+    """
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], port: int = 0) -> None:
+        self._http = Server(("127.0.0.1", port), handler, self)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name=type(self).__name__)
+
+    @property
+    def host(self) -> str:
+        """Its address and port."""
+        return f"127.0.0.1:{self._http.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return f"http://{self.host}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more, and end every connection."""
+        if self._thread.is_alive():
+            self._http.shutdown()
+            self._thread.join()
+        self._http.cut_off()
+        self._http.server_close()
