@@ -22,8 +22,9 @@ REWRITE_S: Final = 300.0
 _LOOK_S: Final = 0.1
 _VERSION: Final = re.compile(rb'(?:\?\[")?([0-9]{57})')
 
-#: Whether an event says something of the row; whether one that could not be mapped may.
+#: Whether an event says something of the row; whether the body of one without records names its key.
 Touches = Callable[[Packed], bool]
+Names = Callable[[bytes], bool]
 
 
 class Held(msgspec.Struct):
@@ -31,16 +32,18 @@ class Held(msgspec.Struct):
 
     Args:
         waiting: lane -> events of the row that are not delivered, or not archived, yet.
+        unfetched: events that name its key and wait for the object that they are about.
         letters: dead letters of its events.
         unmapped: events in quarantine that name its key.
     """
 
     waiting: dict[str, int]
+    unfetched: int
     letters: list[Failure]
     unmapped: list[Failure]
 
 
-def held(client: driver.Redis, source: str, touches: Touches, names: Touches, archived: Collection[str]) -> Held:
+def held(client: driver.Redis, source: str, touches: Touches, names: Names, archived: Collection[str]) -> Held:
     """Look through everything of one source.
 
     Args:
@@ -50,7 +53,11 @@ def held(client: driver.Redis, source: str, touches: Touches, names: Touches, ar
         names: whether the body of an event without records names its key.
         archived: arrivals of the row's events in the archive; of one that waits, the buffer may hold no more.
     """
-    failures, found = Failures(client), Held({}, [], [])
+
+    def in_body(packed: Packed) -> bool:
+        return bool(packed.meta.fault) and names(packed.raw)
+
+    failures, found = Failures(client), Held({}, 0, [], [])
     ours: dict[str, bool] = {}
     for failure in failures.every():
         if failure.source != source:
@@ -58,11 +65,12 @@ def held(client: driver.Redis, source: str, touches: Touches, names: Touches, ar
         arrival = failure.arrival
         if arrival not in ours:
             packed = failures.event(arrival)
-            test = touches if failure.destination else names
+            test = touches if failure.destination else in_body
             ours[arrival] = arrival in archived or (packed is not None and test(packed))
         if ours[arrival]:
             (found.letters if failure.destination else found.unmapped).append(failure)
     found.waiting = dict(_waiting(client, source, touches, archived))
+    found.unfetched = _unfetched(client, source, names)
     return found
 
 
@@ -78,6 +86,16 @@ def _waiting(client: driver.Redis, source: str, touches: Touches, archived: Coll
                 known[arrival] = blob is not None and touches(codec.unpack(blob))
             found[lane] += sum(known[arrival] for arrival in page)
     return +found
+
+
+def _unfetched(client: driver.Redis, source: str, names: Names) -> int:
+    """Events that wait to be fetched have no records yet: what they are about is only named."""
+    found, codec = 0, Codec()
+    queue: Any = client.zscan_iter(keys.waiting(source), count=_PAGE)
+    for page in _pages(arrival.decode() for arrival, _ in queue):
+        blobs: Any = client.hmget(keys.EVENTS, page) if page else []
+        found += sum(blob is not None and names(codec.unpack(blob).raw) for blob in blobs)
+    return found
 
 
 def _pages(values: Iterable[str]) -> Iterator[list[str]]:

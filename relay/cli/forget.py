@@ -23,6 +23,7 @@ from relay.jobs import owned
 from relay.otherhalf import archived_blobs, stream_worker
 from relay.pushes import PREFIX
 from relay.records import Codec, encode_json
+from relay.words import plural
 
 _SHOWN = 5
 
@@ -60,6 +61,11 @@ def forget(
     if held.waiting:
         lanes = ", ".join(f"{n} in lane {lane}" for lane, n in held.waiting.items())
         raise ConfigInvalid(f"events of this row still wait ({lanes}): try again once they are delivered")
+    if held.unfetched:
+        raise ConfigInvalid(
+            f"{plural(held.unfetched, 'event')} of {subject.source} with this key in the body still to be fetched "
+            "from the vendor: try again once that is done; `relay stats` says why it waits"
+        )
     if subject.source.startswith(PREFIX):
         documents = Documents(client).waiting(int(subject.source.removeprefix(PREFIX)))
         if documents:
@@ -100,7 +106,7 @@ def _archived(config: Config, subject: Subject) -> Archived:
         packed = codec.unpack(blob)
         if subject.touches(packed):
             found.ours.append(arrival)
-        elif subject.named_in(packed):
+        elif packed.meta.fault and subject.named_in(packed.raw):
             found.unmapped.append(arrival)
     return found
 

@@ -79,9 +79,9 @@ class Subject:
         keys = [{c: {**record.data, **row}.get(c) for c in part.declared.key} for row in rows]
         self.members.setdefault(part.table, {}).update((key_of(k, part.declared.key), k) for k in keys)
 
-    def named_in(self, packed: Packed) -> bool:
-        """Whether the body of an event that could not be mapped holds the key's values."""
-        return bool(packed.meta.fault) and all(text.search(packed.raw) for text in self._texts)
+    def named_in(self, raw: bytes) -> bool:
+        """Whether the body of an event without records holds the key's values."""
+        return all(text.search(raw) for text in self._texts)
 
     def told(self) -> list[dict[str, Any]]:
         """What the delivering half is asked to erase, see `worker.forget.Wanted`."""

@@ -155,6 +155,22 @@ def test_a_thin_event_waits_is_fetched_and_becomes_whole_rows(here: Ads) -> None
     assert not here.client.exists(keys.TRIES)
 
 
+def test_a_row_is_not_forgotten_while_an_event_that_names_it_waits_to_be_fetched(here: Ads) -> None:
+    here.graph.leads = {str(n): whole(n) for n in (1, 2, 11)}
+    here.lead(2)
+    here.fetch()
+    here.drain()
+    here.lead(1, 11)
+    with pytest.raises(ConfigInvalid, match="1 event of ads with this key in the body still to be fetched"):
+        here.run("forget", "ads_leads", "1", "--yes", "--json")
+    assert here.run("forget", "ads_leads", "2", "--yes", "--json").exit_code == 0  # what waits is of others
+    here.fetch()
+    here.drain()
+    assert here.run("forget", "ads_leads", "1", "--yes", "--json").exit_code == 0
+    assert "lead1@mail.example" not in str(here.sql("SELECT * FROM ads_lead_fields"))
+    assert here.sql("SELECT campaign_name FROM ads_leads ORDER BY leadgen_id") == [(None,), ("c11",), (None,)]
+
+
 def test_a_replay_asks_nobody_and_changes_nothing(here: Ads) -> None:
     here.graph.leads = {"1": whole(1)}
     here.lead(1)
