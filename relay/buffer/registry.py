@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -20,14 +21,20 @@ from relay.buffer import keys
 from relay.errors import ConfigInvalid
 
 KINDS: Final = ("import", "export", "admin")
+#: Of a key whose entry a hand damaged: it opens nothing, and can be revoked.
+DAMAGED: Final = "damaged"
+MOST_DAYS: Final = 3650
 _SHOWN: Final = 12
+#: A table's name in an entry, whose parts `|` and `,` divide.
+_TABLE: Final = re.compile(r"[^|,\s]{1,255}")
 
 
 class Key(msgspec.Struct, frozen=True):
     """One API key; the key itself is nowhere.
 
     Args:
-        id: SHA-256 of the key, in hex. kind: `import`, `export` or `admin`. client: whose it is, 0 for nobody's.
+        id: SHA-256 of the key, in hex. kind: `import`, `export`, `admin` or `damaged`.
+        client: whose it is, 0 for nobody's.
         tables: which it may write, all where empty. networks: from where it may come (CIDR), anywhere where empty.
         name: for people. created_s, expires_s, used_s: seconds since 1970; 0 for never.
     """
@@ -102,6 +109,11 @@ class Registry:
             raise ConfigInvalid(f"there is no kind of key {kind!r}; known: {', '.join(KINDS)}")
         if kind != "admin" and client < 1:
             raise ConfigInvalid(f"an {kind} key is a client's: it needs a client id, a number from 1")
+        if not 0 <= days <= MOST_DAYS:
+            raise ConfigInvalid(f"a key holds for {MOST_DAYS} days at most, or with 0 until it is revoked")
+        for table in tables:
+            if not _TABLE.fullmatch(table):
+                raise ConfigInvalid(f"{table[:64]!r} is not a table's name: it has no comma, no space and no |")
         for network in networks:
             try:
                 ipaddress.ip_network(network)
@@ -123,7 +135,7 @@ class Registry:
         if raw is None:
             return None
         found = _read(id_, raw)
-        return found if found.lives(time.time()) else None
+        return found if found.kind != DAMAGED and found.lives(time.time()) else None
 
     def every(self) -> list[Key]:
         """All keys, oldest first, the expired too."""
@@ -200,15 +212,11 @@ class Registry:
 
 
 def _read(id_: str, raw: bytes) -> Key:
-    kind, client, tables, expires_ms, more = raw.decode().split("|", 4)
-    told = msgspec.json.decode(more, type=_More)
-    return Key(
-        id_,
-        kind,
-        int(client),
-        tuple(t for t in tables.split(",") if t),
-        told.networks,
-        told.name,
-        told.created_s,
-        int(expires_ms) // 1000,
-    )
+    try:
+        kind, client, tables, expires_ms, more = raw.decode().split("|", 4)
+        told = msgspec.json.decode(more, type=_More)
+        scope = tuple(table for table in tables.split(",") if table)
+        expires_s = int(expires_ms) // 1000
+        return Key(id_, kind, int(client), scope, told.networks, told.name, told.created_s, expires_s)
+    except (ValueError, msgspec.MsgspecError):
+        return Key(id_, DAMAGED, 0, name="its entry cannot be read: revoke it")

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from relay import configured
-from relay.buffer.registry import Registry
+from relay.buffer.registry import MOST_DAYS, Registry
 from relay.cli.options import DATA, AsJson, ConfigFile, DataDir, buffer, opened, show
 from relay.pushes import client_of
 
@@ -32,7 +32,7 @@ def create(  # noqa: PLR0913, PLR0917 - options of a command
     network: Annotated[
         list[str] | None, typer.Option(help="Only from this address or network (CIDR); again for more.")
     ] = None,
-    days: Annotated[int, typer.Option(min=0, help="For so long; 0: until it is revoked.")] = 0,
+    days: Annotated[int, typer.Option(min=0, max=MOST_DAYS, help="For so long; 0: until it is revoked.")] = 0,
     config: ConfigFile = None,
     data: DataDir = DATA,
     as_json: AsJson = False,

@@ -14,8 +14,6 @@ from relay.web.console.gate import acted, back, bp, here, page
 from relay.web.state import state
 from relay.words import sentence
 
-_MOST_DAYS = 3650
-
 
 @bp.get("/keys/")
 def keys_page() -> Response:
@@ -34,7 +32,7 @@ def create_key() -> Response:
     kind, name = form.get("kind", ""), form.get("name", "").strip()[:100]
     tables, networks = (form.get(field, "").replace(",", " ").split() for field in ("tables", "networks"))
     try:
-        client, days = _number(form.get("client", "")), min(_number(form.get("days", "")), _MOST_DAYS)
+        client, days = _number(form.get("client", "")), _number(form.get("days", ""))
         if kind == "import" and client:  # a key with which nothing could be pushed is better not handed out
             client_of(config, configured.sources_of(config).values(), client, registry.prefix)
         key = registry.create(kind, client, name=name, tables=tables, networks=networks, days=days)
