@@ -191,19 +191,20 @@ class Admins:
 
         Raises:
             ConfigInvalid: the password is too short or too long; the link stays good.
+            BufferUnavailable: too many log in at once; it stays good too.
         """
         name = self.invited(token)
         if name is None:
             return None
         if not SHORTEST <= len(password) <= LONGEST or password.lower() == name.lower():
             raise ConfigInvalid(f"a password has {SHORTEST} to {LONGEST} characters, and is not the name")
+        with _Seat():  # before the link is used up: where there is no room, it can be opened again
+            hash_ = _hasher.hash(password)
         taken: Any = self.client.getdel(keys.admin_link(_digest(token)))
         name = self._invited(taken)
         stored = self._stored(name) if name is not None else None
         if name is None or stored is None:
             return None
-        with _Seat():
-            hash_ = _hasher.hash(password)
         fresh = _Stored(_generation(), hash_, stored.created_s)
         return name if self._replace(name, stored.generation, fresh) else None
 
