@@ -80,6 +80,7 @@ def update(dm: Datamart, iid: Id) -> Response:
     """Change some of an import; executions that are there stay as they are."""
     key = _entered(dm)
     one = _found(key, iid)
+    _within(key, one.document_type)
     fields = {name: getattr(one, name) for name in dialect.Definition.__struct_fields__}
     told = dialect.definition(read_plain(request.environ, _BODY_BYTES), dialect.Definition(**fields))
     _may_write(key, told.document_type)
@@ -91,7 +92,10 @@ def update(dm: Datamart, iid: Id) -> Response:
 @declares(operation(executions.Done, "It is gone."))
 def delete(dm: Datamart, iid: Id) -> Response:
     """Delete an import and its executions; what runs is ended, rows that were put stay."""
-    _store().remove(_found(_entered(dm), iid))
+    key = _entered(dm)
+    one = _found(key, iid)
+    _within(key, one.document_type)
+    _store().remove(one)
     return Response(b'{"status":"ok"}', 200, content_type="application/json")
 
 
@@ -163,13 +167,16 @@ def list_executions(dm: Datamart, iid: Id) -> Response:
 @declares(operation(ExecutionAnswer, "The execution."))
 def read_execution(dm: Datamart, iid: Id, eid: Id) -> Response:
     """One execution."""
-    return _answer(execution_told(_run(dm, iid, eid)))
+    return _answer(execution_told(_run(_found(_entered(dm), iid), eid)))
 
 
 @declares(taking(ExecutionAnswer, "The execution.", executions.ACTION))
 def act(dm: Datamart, iid: Id, eid: Id) -> Response:
     """Cancel an execution: at once where it waits, between two pieces where it runs."""
-    run = _run(dm, iid, eid)
+    key = _entered(dm)
+    one = _found(key, iid)
+    run = _run(one, eid)
+    _within(key, one.document_type)
     dialect.action(read_plain(request.environ, _BODY_BYTES))
     return _answer(execution_told(_store().cancel(run)))
 
@@ -186,6 +193,7 @@ def data_file() -> Response:
     run = store.execution(int(found[2]))
     if run is None or run.client != key.client or not run.error_bytes:
         raise PushRefused("no such file", status=404)
+    _within(key, run.document_type)
     return Response(store.errors(run), 200, content_type="application/x-ndjson")
 
 
@@ -236,20 +244,24 @@ def _found(key: Key, iid: str) -> Import:
     return one
 
 
-def _run(dm: str, iid: str, eid: str) -> Execution:
-    one = _found(_entered(dm), iid)
+def _run(one: Import, eid: str) -> Execution:
     run = _store().execution(_number(eid, "execution"))
     if run is None or run.import_id != one.id or run.client != one.client:
         raise PushRefused(f"there is no execution {eid[:40]}", status=404)
     return run
 
 
-def _may_write(key: Key, document_type: str) -> None:
-    """See that a type's table is one that the key may write."""
+def _within(key: Key, document_type: str) -> str:
+    """The table of a type, which is one that the key is for."""
     table = dialect.TARGETS[document_type].table
     if key.tables and table not in key.tables:
         raise Unauthenticated("the API key may not write this table", reason="key_refused")
-    state().clients.of(key.client).table(table)
+    return table
+
+
+def _may_write(key: Key, document_type: str) -> None:
+    """See that a type's table is one that the key may write, and that its client can."""
+    state().clients.of(key.client).table(_within(key, document_type))
 
 
 def _page(every: list[Any], told: Callable[[Any], Any]) -> Response:

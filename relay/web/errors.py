@@ -26,7 +26,6 @@ _IMPORTS: Final = ("/v1/client", "/v2/client", "/sandbox")
 _DOCUMENTS: Final = ("/v1/datamarts", "/v1/data_file")
 _DOCUMENTS_SAY: Final = {
     401: "the token opens nothing here",
-    413: "the document is larger than 100 MB",
     503: "it cannot be stored now, send it again",
 }
 _STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
@@ -103,7 +102,7 @@ def _said(status: int, text: str, error: errors.RelayError | None = None) -> Res
         kind = "text/plain; charset=utf-8" if isinstance(said, str) else import_api.CONTENT_TYPE
         return Response(said, status, content_type=kind)
     if request.path.startswith(_DOCUMENTS):
-        words = _DOCUMENTS_SAY.get(status, text)
+        words = str(error) if isinstance(error, errors.TooLarge) else _DOCUMENTS_SAY.get(status, text)
         if isinstance(error, PushRefused):
             words = "; ".join([str(error), *error.reasons])
         return Response(documents.refused(words, secrets.token_hex(8)), status, content_type="application/json")

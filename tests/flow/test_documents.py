@@ -487,6 +487,8 @@ def test_over_a_hundred_megabytes_is_413_before_anything_is_read(here):
     announced = {"CONTENT_LENGTH": str(100 * 1024 * 1024 + 1)}
     answer = here.web.post(path, data=b"", headers=headers, environ_overrides=announced)
     assert (answer.status_code, answer.get_json()["status"]) == (413, "error")
+    told = here.call("PUT", f"/{made}", b'{"name": "%s"}' % (b"x" * 70_000))
+    assert (told.status_code, told.get_json()["error"]) == (413, "70012 bytes are over the limit of 65536")
 
 
 @pytest.mark.parametrize("document", [b"[{}]", b"\xff\xfe{\x00}\x00", b"\x1f\x8b\x08"])
@@ -515,8 +517,18 @@ def test_a_key_for_other_tables_sends_no_documents(here):
     narrow = here.created("--client", "12", "--table", "kiosks")
     told = {"document_type": "USER_PROFILE", "mime_type": "APPLICATION_X_NDJSON", "encoding": "utf-8", "name": "n"}
     assert here.call("POST", "", told, key=narrow).status_code == 401
-    answer = here.call("POST", f"/{here.make()}/executions", lines(profile(1)), kind=NDJSON, key=narrow)
+    made = here.make()
+    answer = here.call("POST", f"/{made}/executions", lines(profile(1)), kind=NDJSON, key=narrow)
     assert answer.status_code == 401
+    failed = here.run_through(made, lines(b"bad"))
+    execution = here.send(made, lines(profile(1)))
+    uri = failed["result"]["error_file_uri"]
+    assert here.call("GET", f"/v1/data_file/data?uri={uri}&access_token={narrow}").status_code == 401
+    action = {"action": "CANCEL"}
+    assert here.call("POST", f"/{made}/executions/{execution}/action", action, key=narrow).status_code == 401
+    assert here.call("PUT", f"/{made}", {"name": "theirs"}, key=narrow).status_code == 401
+    assert here.call("DELETE", f"/{made}", key=narrow).status_code == 401
+    assert here.told(made, execution)["status"] == "PENDING"
 
 
 def test_a_table_that_is_known_by_another_key_is_not_written(here):
