@@ -65,8 +65,8 @@ def group_id(cause: Iterable[str]) -> str:
 
 def looked_at(failures: Failures) -> tuple[list[Failure], bool]:
     """The first failures, and whether there are more than are looked at."""
-    found = failures.first(LOOKED_AT + 1)
-    return found[:LOOKED_AT], len(found) > LOOKED_AT
+    found, left_out = failures.first(LOOKED_AT + 1)
+    return found[:LOOKED_AT], left_out or len(found) > LOOKED_AT
 
 
 def groups(failures: Iterable[Failure]) -> list[Group]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -94,19 +94,40 @@ class Failures:
         for field, text in sorted(letters.items()):
             yield _dead(field.decode(), text, self.event(field.decode().partition("|")[0]))
 
-    def first(self, most: int) -> list[Failure]:
+    def first(self, most: int) -> tuple[list[Failure], bool]:
         """As many failures, read in a few round trips however many there are: quarantine first, oldest first.
 
-        Of more dead letters than that it is any of them. An event whose body finds no room in the bytes that are
-        read at once is left out, or, of a dead letter, its type.
+        Of more dead letters than that it is any of them. Also whether events in quarantine were left out, since
+        their bodies found no room in the bytes that are read at once; of a dead letter, its type is left out then.
         """
         raw: Any = self.client.zrange(keys.QUARANTINE, 0, most - 1)
         quarantined = [arrival.decode() for arrival in raw]
         letters = self._letters(most - len(quarantined))
-        known = self._events([*quarantined, *(field.partition("|")[0] for field, _ in letters)])
-        return [
+        wanted = list(dict.fromkeys([*quarantined, *(field.partition("|")[0] for field, _ in letters)]))
+        known, read = self._events(wanted)
+        found = [
             *(_quarantined(arrival, known[arrival].meta) for arrival in quarantined if arrival in known),
             *(_dead(field, text, known.get(field.partition("|")[0])) for field, text in letters),
+        ]
+        return found, read < len(quarantined)
+
+    def some(self, ids: Iterable[str]) -> list[Failure]:
+        """Those of failures that are still there."""
+        wanted = list(dict.fromkeys(ids))
+        fields, arrivals = [i for i in wanted if "|" in i], [i for i in wanted if "|" not in i]
+        texts: Any = self.client.hmget(keys.DEAD, fields) if fields else []
+        scores: Any = self.client.zmscore(keys.QUARANTINE, arrivals) if arrivals else []
+        quarantined = [one for one, score in zip(arrivals, scores, strict=True) if score is not None]
+        letters = {field: text for field, text in zip(fields, texts, strict=True) if text is not None}
+        left = list(dict.fromkeys([*quarantined, *(field.partition("|")[0] for field in letters)]))
+        known: dict[str, Packed] = {}
+        while left:
+            page, read = self._events(left)
+            known |= page
+            left = left[read:]
+        return [
+            *(_quarantined(arrival, known[arrival].meta) for arrival in quarantined if arrival in known),
+            *(_dead(field, text, known.get(field.partition("|")[0])) for field, text in letters.items()),
         ]
 
     def _letters(self, most: int) -> list[tuple[str, bytes]]:
@@ -119,11 +140,11 @@ class Failures:
         found = dict(itertools.islice(pages, most))
         return sorted((field.decode(), text) for field, text in found.items())
 
-    def _events(self, arrivals: Sequence[str]) -> dict[str, Packed]:
-        """Those of events that fit into the bytes that are read at once, the first of them in any case."""
-        wanted = list(dict.fromkeys(arrivals))
-        blobs = self._bodies([keys.EVENTS], [_AT_ONCE_BYTES, *wanted])
-        return {a: self._codec.unpack(blob) for a, blob in zip(wanted, blobs, strict=False) if blob is not None}
+    def _events(self, arrivals: Sequence[str]) -> tuple[dict[str, Packed], int]:
+        """Those of events that fit into the bytes that are read at once, and how many were read, at least one."""
+        blobs = self._bodies([keys.EVENTS], [_AT_ONCE_BYTES, *arrivals])
+        read = zip(arrivals, blobs, strict=False)
+        return {a: self._codec.unpack(blob) for a, blob in read if blob is not None}, len(blobs)
 
     def event(self, arrival: str) -> Packed | None:
         """A kept event, None where it is gone."""

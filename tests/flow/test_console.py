@@ -6,6 +6,7 @@ import html
 import json
 import logging
 import re
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import redis
 import yaml
 
 from relay.app import create_app
-from relay.buffer import keys, ledger
+from relay.buffer import admins, keys, ledger
 from relay.buffer.admins import Admins
+from relay.buffer.failures import Failures
 from relay.buffer.lanes import Lane, Settlement
 from relay.buffer.refused import Accounts
-from relay.buffer.registry import Registry
+from relay.buffer.registry import Registry, id_of
 from relay.config import load
 
 PASSWORD = "a long enough password"
@@ -72,6 +74,16 @@ class Browser:
         """Send a form with the token that a page gave."""
         token = re.search(r'name="form_token" value="([^"]*)"', self.web.get(page).text)
         return self.web.post(to, data={"form_token": token[1] if token else "", **fields}, headers=headers)
+
+    def confirm(self, to, fields):
+        """Send a form, then the one that asks whether it is meant."""
+        asked = self.submit(to, fields)
+        assert asked.status_code == 200, asked.text
+        form = asked.text[asked.text.index(f'action="{to}"') :]
+        hidden = dict(
+            re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form[: form.index("</form>")])
+        )
+        return self.web.post(to, data={**fields, **hidden})
 
     def bury(self, reason, key='["1"]'):
         """Let the destination refuse what waits."""
@@ -156,6 +168,30 @@ def test_no_act_is_done_without_a_session(out):
         answer = out.submit(f"/console/{path}", {"act": "pause", "sure": "yes", "kind": "admin"}, "/console/login")
         assert answer.status_code == 403, path
     assert not out.client.exists(keys.API_KEYS, keys.destination("warehouse"))
+
+
+def test_a_link_stays_good_where_there_is_no_room_to_set_the_password(out, monkeypatch):
+    token = out.users.add("ada")
+    page = f"/console/welcome?token={token}"
+    fields = {"token": token, "password": PASSWORD, "again": PASSWORD}
+    with monkeypatch.context() as patch:
+        patch.setattr(admins, "_places", threading.BoundedSemaphore(1))
+        with admins._places:
+            busy = out.submit("/console/welcome", fields, page)
+    assert (busy.status_code, "Too many log in at once" in busy.text) == (503, True)
+    assert "The password is set" in out.submit("/console/welcome", fields, page).text
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "keys/"), ("POST", "nowhere"), ("DELETE", "events/1")])
+def test_what_no_page_takes_is_refused_with_the_consoles_own_headers(me, method, path):
+    answer = me.web.open(f"/console/{path}", method=method)
+    assert answer.status_code in {403, 404, 405}
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_page_without_a_live_part_is_given_whole(me):
+    assert "<h1>" in me.get("keys/", **{"X-Console-Part": "live"})
 
 
 def test_a_link_leads_to_a_password_and_the_password_to_the_overview(out):
@@ -269,6 +305,7 @@ def test_a_form_with_another_sessions_token_does_nothing(me):
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Origin": "null"}, 403),
         ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://localhost.evil.example", "Sec-Fetch-Site": "same-origin"}, 403),
     ],
 )
@@ -414,7 +451,7 @@ def test_markup_in_anything_that_others_wrote_is_shown_and_not_run(me):
     me.client.hset(keys.destination("warehouse"), mapping={"paused": XSS})
     me.client.hset(keys.lane("warehouse/0/1"), "why", XSS)
     me.client.hset(keys.LEDGER, f"e|{XSS.replace('|', '')}|accepted", 1)
-    Registry(me.client).create("export", 3, name=XSS, tables=[XSS])
+    Registry(me.client).create("export", 3, name=XSS, tables=[XSS.replace(" ", "/")])
     failures = re.findall(r"failures/group/\w+", me.get("failures/"))
     assert len(failures) == 2
     ones = re.findall(r'failures/one\?id=[^"]+', "".join(me.get(group) for group in failures))
@@ -459,12 +496,12 @@ def test_a_group_is_retried_after_one_question_once_the_mapping_is_mended(me, ca
     asked = me.submit("/console/failures/act", {**group(me), "act": "retry"})
     assert "Send 3 failures again?" in text(asked.text)
     assert me.facts().events["erp"]["quarantined"] == 3
-    me.submit("/console/failures/act", {**group(me), "act": "retry", "sure": "yes"})
+    me.confirm("/console/failures/act", {**group(me), "act": "retry"})
     assert "0 failures sent again. 3 still fail: " in text(me.get("failures/"))
     me.start(TABLE)
     me.log_in()
     logging.getLogger().addHandler(caplog.handler)  # the new app has set up logs anew
-    answer = me.submit("/console/failures/act", {**group(me), "act": "retry", "sure": "yes"})
+    answer = me.confirm("/console/failures/act", {**group(me), "act": "retry"})
     assert answer.status_code == 303
     assert "3 failures sent again." in me.get("failures/")
     assert "3 failures sent again." not in me.get("failures/"), "it is said once"
@@ -478,11 +515,43 @@ def test_what_came_after_the_count_was_shown_is_not_discarded(me):
     me.post_event(b"{oops 2")
     shown = group(me)
     later = me.post_event(b"{oops 3").get_json()["id"]
-    me.submit("/console/failures/act", {**shown, "act": "discard", "sure": "yes"})
+    me.confirm("/console/failures/act", {**shown, "act": "discard"})
     assert me.facts().events["erp"] == {"accepted": 3, "quarantined": 1, "discarded": 2}
     assert re.findall(r"failures/group/\w+", me.get("failures/"))
     assert me.client.zrange(keys.QUARANTINE, 0, -1) == [later.encode()]
     assert me.submit("/console/failures/act", {**shown, "act": "discard", "sure": "yes"}).status_code == 404
+
+
+def test_an_older_event_that_fails_while_it_is_asked_is_not_given_up_with_the_others(me):
+    older = me.post_event(row(1), **{"X-Delivery": "d1"}).get_json()["id"]
+    queue = keys.queue("warehouse/0/1", "erp")
+    due = me.client.zscore(queue, older)
+    me.client.zrem(queue, older)
+    me.post_event(row(2), **{"X-Delivery": "d2"})
+    me.bury("no such column")
+    fields = {**group(me), "act": "discard"}
+    asked = me.submit("/console/failures/act", fields)
+    assert "Give up 1 failure for good?" in text(asked.text)
+    hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', asked.text))
+    me.client.zadd(queue, {older: due})
+    me.bury("no such column")
+    me.web.post("/console/failures/act", data={**fields, **hidden})
+    assert [failure.arrival for failure in Failures(me.client).every()] == [older]
+    assert "Give up 1 failure for good?" in text(
+        me.submit("/console/failures/act", {**group(me), "act": "discard", "sure": "yes", "chosen": "eJw!"}).text
+    ), "what is damaged says nothing, so it is asked again"
+
+
+def test_the_command_beside_the_question_does_no_more_than_the_button(me):
+    for n in range(2):
+        me.post_event(b"{oops %d" % n)
+    asked = text(me.submit("/console/failures/act", {**group(me), "act": "discard"}).text)
+    ids = " ".join(failure.id for failure in Failures(me.client).every())
+    assert f"By command: relay dead discard {ids}" in asked
+    for n in range(20):
+        me.post_event(b"{oops again %d" % n)
+    asked = text(me.submit("/console/failures/act", {**group(me), "act": "discard"}).text)
+    assert "relay dead list --source erp --blame vendor lists them, among others" in asked
 
 
 def test_one_dead_letter_is_shown_with_its_body_and_retried(me):
@@ -566,6 +635,11 @@ def test_a_key_is_shown_once_listed_without_itself_and_revoked(me, caplog):
         ({"kind": "export", "client": "1", "networks": "home"}, "is not an address or a network"),
         ({"kind": "export", "client": "-1"}, "is not a number"),
         ({"kind": "export", "client": "1", "days": "\u0663"}, "is not a number"),
+        ({"kind": "export", "client": "1", "days": "9999"}, "3650 days at most"),
+        (
+            {"kind": "export", "client": "1", "tables": "orders|customers"},
+            "'orders|customers' is not a table's name",
+        ),
     ],
 )
 def test_a_key_that_cannot_be_is_not_made_and_it_is_said_why(me, fields, why):
@@ -573,6 +647,18 @@ def test_a_key_that_cannot_be_is_not_made_and_it_is_said_why(me, fields, why):
     assert answer.status_code == 400
     assert why in html.unescape(answer.text)
     assert not me.client.exists(keys.API_KEYS)
+
+
+@pytest.mark.parametrize("entry", ["export|1|,a|b,|0|{}", "", "export", "export|x||0|{}", b"\xff|||"])
+def test_a_damaged_key_opens_nothing_and_hides_no_other(me, entry):
+    registry = Registry(me.client)
+    good, bad = registry.create("export", 1), "0" * 32
+    me.client.hset(keys.API_KEYS, id_of(bad), entry)
+    assert registry.find(bad) is None
+    assert "cannot be read: revoke it" in me.get("keys/")
+    assert me.get("transfers/")
+    me.submit("/console/keys/revoke", {"id": id_of(bad), "sure": "yes"})
+    assert [key.id for key in registry.every()] == [id_of(good)]
 
 
 def test_without_redis_a_page_says_so_and_is_not_a_500(me, monkeypatch):

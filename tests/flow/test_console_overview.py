@@ -244,24 +244,31 @@ def cost(client, browser, path, trips):
 
 def test_the_first_failures_are_those_of_all_and_a_huge_body_is_not_read_for_them(me, monkeypatch):
     found = Failures(me.client)
-    assert found.first(10) == []
+    assert found.first(10) == ([], False)
     for n in range(4):
         me.post_event(b"{oops %d" % n)
     me.post_event(row(1))
     me.bury("no such column")
     every = list(found.every())
     assert len(every) == 5
-    assert found.first(5) == found.first(100) == every
-    assert found.first(3) == every[:3]
+    assert found.first(5) == found.first(100) == (every, False)
+    assert found.first(3) == (every[:3], False)
+    assert found.some(f.id for f in every[::-1]) == [*every[3::-1], every[4]]
     monkeypatch.setattr(failures, "_AT_ONCE_BYTES", me.client.hstrlen(keys.EVENTS, every[0].arrival) + 1)
-    assert [f.id for f in found.first(100)] == [every[0].id, every[4].id]
-    assert found.first(100)[1].type == "", "it is in the body, which is not read"
+    some, left_out = found.first(100)
+    assert [f.id for f in some] == [every[0].id, every[4].id]
+    assert some[1].type == "", "it is in the body, which is not read"
+    assert left_out
+    assert found.some(f.id for f in every) == every
+    assert "Only the first 2 are looked at" in text(me.get("failures/"))
+    for one in every:
+        assert one.reason[:20] in text(me.get(f"failures/one?id={one.id}")), "it is shown all the same"
 
 
 def test_of_more_dead_letters_than_are_looked_at_some_are_read(redis_url, tmp_path):
     crowd = bench.Crowd(tmp_path, redis_url)
     crowd.fill(0, 0, 2_000)
-    found = Failures(crowd.client).first(50)
+    found, _ = Failures(crowd.client).first(50)
     assert len({failure.id for failure in found}) == 50
     assert {failure.type for failure in found} == {"orders/create"}
 
@@ -294,7 +301,7 @@ def test_an_act_is_kept_with_who_when_where_what_and_on_how_many(me):
     group = {
         name: re.search(rf'name="{name}" value="([^"]+)"', me.get("failures/"))[1] for name in ("group", "upto")
     }
-    me.submit("/console/failures/act", {**group, "act": "discard", "sure": "yes"})
+    me.confirm("/console/failures/act", {**group, "act": "discard"})
     me.submit("/console/destinations/warehouse", {"act": "pause", "why": XSS, "sure": "yes"})
     page = me.get("acts/")
     rows = [text(found) for found in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import zlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -21,9 +24,30 @@ MENDS: Final = {
 }
 
 
+#: Bytes of ids that a form may name.
+_MOST_BYTES: Final = 512 * 1024
+
+
 def chosen(failures: Iterable[Failure], group: str, upto: str) -> list[Failure]:
-    """The failures of a group that were there when its count was shown."""
+    """The failures of a group, those that came before its count was shown."""
     return [f for f in failures if group_id(cause_of(f)) == group and f.arrival <= upto]
+
+
+def named(failures: Iterable[Failure]) -> str:
+    """Which failures are asked about, for the form that says yes: what fails meanwhile is not meant.
+
+    Not by their arrival, since an older event may fail later; and not kept in Redis, which may be full.
+    """
+    return base64.b64encode(zlib.compress("\n".join(f.id for f in failures).encode())).decode()
+
+
+def meant(text: str) -> list[str]:
+    """The ids of such a form; none where it is damaged."""
+    try:
+        found = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+        return found.decode().split("\n") if found else []
+    except (ValueError, binascii.Error, zlib.error):
+        return []
 
 
 def retry(config: Config, failures: Failures, wanted: Iterable[Failure]) -> jobs.Again:

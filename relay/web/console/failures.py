@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any, Final
 
 from flask import Response, request
@@ -18,6 +19,8 @@ from relay.words import plural
 _ACTS: Final = ("retry", "discard")
 #: Causes on the page; what is mended makes room for the next.
 _SHOWN: Final = 100
+#: Failures that a command names one by one.
+_NAMED: Final = 20
 
 
 @bp.get("/failures/")
@@ -30,7 +33,7 @@ def failures_page() -> Response:
         groups=groups[:_SHOWN],
         hidden=max(0, len(groups) - _SHOWN),
         more=more,
-        most=causes.LOOKED_AT,
+        looked_at=len(found),
         blames=causes.BLAMES,
         mends=failing.MENDS,
     )
@@ -65,19 +68,30 @@ def failure() -> Response:
 def failure_act() -> Any:
     """Ask whether it is meant, then do it, for as many as were shown."""
     act, group, upto = (request.form.get(name, "") for name in ("act", "group", "upto"))
-    id_ = request.form.get("id", "")
+    id_, failures = request.form.get("id", ""), Failures(here().client)
     if act not in _ACTS:
         raise BadRequest("There is no such act.")
-    failures = Failures(here().client)
-    wanted = [_one(failures, id_)] if id_ else failing.chosen(causes.looked_at(failures)[0], group, upto)
+    ids = [id_] if id_ else failing.meant(request.form.get("chosen", ""))
+    sure = request.form.get("sure") == "yes" and ids
+    wanted = failures.some(ids) if ids else failing.chosen(causes.looked_at(failures)[0], group, upto)
     if not wanted:
         raise NotFound("Nothing of this cause is left.")
-    if request.form.get("sure") != "yes":
+    if not sure:
         return page(
-            "failure_confirm.html", act=act, group=group, upto=upto, id=id_, wanted=wanted, first=wanted[0]
-        )
+            "failure_confirm.html", act=act, group=group, upto=upto, id=id_, wanted=wanted, first=wanted[0],
+            chosen=failing.named(wanted), command=_command(act, wanted),
+        )  # fmt: skip
     _act(act, failures, wanted)
     return back("failures_page")
+
+
+def _command(act: str, wanted: list[Failure]) -> str:
+    """What does the same by command; of many, what lists them."""
+    if len(wanted) <= _NAMED:
+        return shlex.join(["relay", "dead", act, *(failure.id for failure in wanted)])
+    first = wanted[0]
+    where = ["--destination", first.destination] if first.destination else []
+    return shlex.join(["relay", "dead", "list", "--source", first.source, "--blame", first.blame, *where])
 
 
 def _act(act: str, failures: Failures, wanted: list[Failure]) -> None:
@@ -98,7 +112,7 @@ def _act(act: str, failures: Failures, wanted: list[Failure]) -> None:
 
 
 def _one(failures: Failures, id_: str) -> Failure:
-    found = next((f for f in causes.looked_at(failures)[0] if f.id == id_), None) if id_ else None
-    if found is None:
+    found = failures.some([id_]) if id_ else []
+    if not found:
         raise NotFound("There is no such failure any more.")
-    return found
+    return found[0]

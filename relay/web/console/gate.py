@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Flask, Response, current_app, g, redirect, render_template, request, url_for
+from jinja2 import Template
 from redis.exceptions import RedisError
 from werkzeug.exceptions import Forbidden, HTTPException
 
@@ -202,9 +203,7 @@ def _our_form(found: Session | None) -> None:
     origin = request.headers.get("Origin")
     # By `no-referrer` a browser hides the origin of our own forms too ("null"), and says where they come from in
     # Sec-Fetch-Site, but only over TLS or on this machine. Where it says neither, the token and SameSite decide.
-    foreign = site not in {None, "same-origin"} or (
-        origin not in {None, "null"} and urlsplit(origin or "").netloc.lower() != request.host.lower()
-    )
+    foreign = site not in {None, "same-origin"} or (origin not in {None, "null"} and not _ours_is(origin or ""))
     wanted = found.form if found is not None else request.cookies.get(FORM_COOKIE, "")
     if foreign or not wanted or not same(wanted, request.form.get(FORM_FIELD, "")):
         if found is not None:  # anybody may post here; only that somebody's session was at stake is news
@@ -212,6 +211,13 @@ def _our_form(found: Session | None) -> None:
             log.warning("console_form_refused", path=request.path, caller=caller, foreign=foreign)
             here().acts.refuse("form_refused", found.user, caller)
         raise Forbidden("this form is not from this session: open the page again")
+
+
+def _ours_is(origin: str) -> bool:
+    try:
+        return urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:
+        return False
 
 
 @bp.after_request
@@ -233,11 +239,13 @@ def page(template: str, status: int = 200, **facts: Any) -> Response:
     """A page, or the part of it that its script asks for."""
     found: Session | None = g.get("console_session")
     facts.update(me=found, form_token=found.form if found is not None else facts.get("form_token", ""))
-    if request.headers.get(FRAGMENT) == "live":
-        template = f"live/{template}"
+    names: list[str | Template] = [f"console/{template}"]
+    if request.headers.get(FRAGMENT) == "live":  # the whole page, where it has no such part
+        names.insert(0, f"console/live/{template}")
+        facts["said"] = ""
     else:
         facts["said"] = here().admins.said(found) if found is not None else ""
-    return _html(render_template(f"console/{template}", **facts), status)
+    return _html(render_template(names, **facts), status)
 
 
 def _html(text: str, status: int) -> Response:
@@ -285,7 +293,8 @@ def _ours(error: RelayError) -> Response:
 
 
 @bp.errorhandler(RedisError)
-@bp.errorhandler(OSError)
+@bp.errorhandler(ConnectionError)
+@bp.errorhandler(TimeoutError)
 def _away(error: Exception) -> Response:
     log.warning("console_unanswered", path=request.path, error=type(error).__name__)
     why = "Redis does not answer, so nothing can be shown. Deliveries are answered 503; senders will repeat them."
@@ -298,7 +307,7 @@ def _unforeseen(error: Exception) -> Response:
     return _trouble(500, "Something broke", "This page could not be made. The log of the web process says why.")
 
 
-@bp.get("/<path:rest>")
+@bp.route("/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 def nowhere(rest: str) -> Response:
     """There is no such page."""
     return _trouble(404, "No such page", f"There is nothing at /console/{rest[:100]}.")
