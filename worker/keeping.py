@@ -71,8 +71,10 @@ class Keeper:
                 self._documents.asked(execution)
         for source in self._waiting.due(int(time.time() * 1000)):
             ask_to_fetch(self.client, source)
+        _watched(
+            lambda: self._pulse.look(self.config.settings.sources)
+        )  # first, or nobody would have looked lately
         self._watchman.tick(self.config)
-        _watched(lambda: self._pulse.look(self.config.settings.sources))
         _watched(self._sampler.look)
 
     def _park(self) -> None:

@@ -20,6 +20,8 @@ from relay.telemetry import logger
 LOOK_S: Final = 60.0
 REPEAT_S: Final = 3600.0
 _SEND_S: Final = 1.0
+#: Before the first look the workers that were just started have said that they are there.
+_SETTLE_S: Final = 10.0
 log = logger("needs")
 
 
@@ -32,7 +34,8 @@ class Watchman:
 
     def __init__(self, client: driver.Redis) -> None:
         self.client, self.alerts = client, Alerts(client)
-        self._looked = self._asked = -LOOK_S
+        self._looked = time.monotonic() - LOOK_S + min(_SETTLE_S, LOOK_S)
+        self._asked = -_SEND_S
         self._said: dict[str, float] = {}
 
     def tick(self, config: Config) -> None:

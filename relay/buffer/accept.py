@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -118,7 +120,7 @@ class Front:
         self.client: driver.Redis = connect(url, timeout_s=deadline_s)
         self.bounds = bounds
         self._ring, self._deadline_s = ring, deadline_s
-        self._looked = -MARKS_LOOK_S
+        self._looked, self._rung = -MARKS_LOOK_S, deque[str]()
         self.wait_ms = int(deadline_s * 1000 * WAIT_SHARE) if waits else 0
         self._put = script(self.client, "put", wait_ms=self.wait_ms)
         self._committer: Committer[Delivery, list[Taken] | str] = Committer(
@@ -134,6 +136,10 @@ class Front:
         """
         size = sum(len(offer.blob) + 256 for offer in delivery.offers)
         taken = self._committer.put(delivery, size, self._deadline_s)
+        # Only now: while a bell is rung, nobody else's delivery waits for its group.
+        with contextlib.suppress(IndexError):
+            while True:
+                self._ring(self._rung.popleft())
         if taken == "denied":
             raise Unauthenticated("the API key opens nothing, or not this table", reason="key_refused")
         if isinstance(taken, str):
@@ -152,8 +158,7 @@ class Front:
             except (RedisError, OSError) as error:
                 raise unavailable(error) from error
             reply = self._put(key_list, args)
-        for lane in reply[2]:
-            self._ring(lane.decode())
+        self._rung.extend(lane.decode() for lane in reply[2])
         for bucket in reply[3]:
             log.error("dedup_window_cut", setting="max_dedup_bytes", gave_up=bucket_words(bucket.decode()))
         return [_answer(answer) for answer in reply[1]]

@@ -10,12 +10,11 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys
+from relay.buffer.bodies import Bodies
 from relay.buffer.redis import script
 from relay.records import Codec, Meta, Packed
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-#: Bytes of packed bodies that are read at once.
-_AT_ONCE_BYTES: Final = 4 * 1024 * 1024
 
 
 class Letter(msgspec.Struct, array_like=True):
@@ -81,7 +80,7 @@ class Failures:
         self.client = client
         self._codec = Codec()
         self._requeue, self._discard = script(client, "requeue"), script(client, "discard")
-        self._bodies = script(client, "bodies")
+        self._bodies = Bodies(client)
 
     def every(self) -> Iterator[Failure]:
         """All failures, quarantine first, oldest first."""
@@ -142,7 +141,7 @@ class Failures:
 
     def _events(self, arrivals: Sequence[str]) -> tuple[dict[str, Packed], int]:
         """Those of events that fit into the bytes that are read at once, and how many were read, at least one."""
-        blobs = self._bodies([keys.EVENTS], [_AT_ONCE_BYTES, *arrivals])
+        blobs = self._bodies.first(arrivals)
         read = zip(arrivals, blobs, strict=False)
         return {a: self._codec.unpack(blob) for a, blob in read if blob is not None}, len(blobs)
 

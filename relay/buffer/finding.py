@@ -17,6 +17,7 @@ import msgspec
 import redis as driver
 
 from relay.buffer import keys
+from relay.buffer.bodies import Bodies
 from relay.records import Codec, Packed, encode_json
 
 #: States that an event of the buffer may be in; what is in none of them is delivered.
@@ -181,7 +182,8 @@ def search(client: driver.Redis, sought: Sought, budget: Budget, most: int) -> F
     codec, text, hits = Codec(), Text(sought.text), list[Hit]()
     places, rest = _newest(client, sought, most)
     at, stopped, parked = "", "", 0
-    for (ms, arrival), blob in zip(places, _kept(client, [arrival for _, arrival in places]), strict=True):
+    blobs = Bodies(client).every([arrival for _, arrival in places], _PAGE)
+    for (ms, arrival), blob in zip(places, blobs, strict=True):
         at = f"{ms}-{arrival}"
         if blob is None:
             parked += 1
@@ -196,7 +198,7 @@ def search(client: driver.Redis, sought: Sought, budget: Budget, most: int) -> F
             break
     if not stopped and rest is not None:
         at, stopped = f"{rest[0]}-{rest[1]}", "looked"
-    found = [hit for hit in with_states(client, hits) if hit.is_in(sought.state)]
+    found = [hit for hit in _not_before(client, sought, hits) if hit.is_in(sought.state)]
     return Found(found, at if stopped else "", stopped, parked, _not_looked_at(client, sought))
 
 
@@ -206,6 +208,17 @@ def with_states(client: driver.Redis, hits: Sequence[Hit]) -> list[Hit]:
     return [msgspec.structs.replace(hit, states=found[hit.arrival]) for hit in hits]
 
 
+def _not_before(client: driver.Redis, sought: Sought, hits: Sequence[Hit]) -> list[Hit]:
+    """Those, with their states, that no page before had: what was put off in one lane alone has two places."""
+    before = place_of(sought.before)
+    found = _standings(client, [(hit.arrival, hit.source) for hit in hits])
+    return [
+        msgspec.structs.replace(hit, states=one.states)
+        for hit in hits
+        if _before(((one := found[hit.arrival]).due_ms, hit.arrival), before)
+    ]
+
+
 def states(client: driver.Redis, events: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
     """The states that events are in, by their arrival numbers.
 
@@ -213,6 +226,17 @@ def states(client: driver.Redis, events: Sequence[tuple[str, str]]) -> dict[str,
         client: Redis.
         events: each with its source.
     """
+    return {arrival: one.states for arrival, one in _standings(client, events).items()}
+
+
+class _Standing(msgspec.Struct, frozen=True):
+    """The states of an event, and when it is due last (ms), 0 where it waits nowhere."""
+
+    states: tuple[str, ...]
+    due_ms: int
+
+
+def _standings(client: driver.Redis, events: Sequence[tuple[str, str]]) -> dict[str, _Standing]:
     lanes = _lanes(client)
     with client.pipeline(transaction=False) as pipe:
         for arrival, source in events:
@@ -224,9 +248,10 @@ def states(client: driver.Redis, events: Sequence[tuple[str, str]]) -> dict[str,
         told: list[Any] = pipe.execute() if events else []
     found, each = {}, 3 + len(lanes)
     for n, (arrival, _) in enumerate(events):
-        quarantined, dead, *waits = told[n * each : (n + 1) * each]
-        there = {QUARANTINED: quarantined is not None, DEAD: bool(dead), WAITS: any(w is not None for w in waits)}
-        found[arrival] = tuple(state for state, is_so in there.items() if is_so)
+        quarantined, dead, *scores = told[n * each : (n + 1) * each]
+        waits = [int(score) for score in scores if score is not None]
+        there = {QUARANTINED: quarantined is not None, DEAD: bool(dead), WAITS: bool(waits)}
+        found[arrival] = _Standing(tuple(state for state, is_so in there.items() if is_so), max(waits, default=0))
     return found
 
 
@@ -342,10 +367,3 @@ def _not_looked_at(client: driver.Redis, sought: Sought) -> int:
 
 def _ms(arrival: str | bytes) -> int:
     return int(arrival) // 1000
-
-
-def _kept(client: driver.Redis, arrivals: Sequence[str]) -> Iterator[bytes | None]:
-    """Blobs, some at a time; None of what is parked, or was settled just now."""
-    for start in range(0, len(arrivals), _PAGE):
-        blobs: Any = client.hmget(keys.EVENTS, arrivals[start : start + _PAGE])
-        yield from blobs

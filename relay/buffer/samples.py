@@ -125,16 +125,18 @@ def read(client: driver.Redis) -> Samples:
         pipe.hvals(keys.SAMPLES_DAY)
         told, hour, day = pipe.execute()
     now_ms = _ms(told)
-    return Samples(now_ms, _kept(hour, now_ms - HOUR_S * _MS), _kept(day, now_ms - DAY_S * _MS))
+    return Samples(now_ms, _kept(hour, now_ms, HOUR_S), _kept(day, now_ms, DAY_S))
 
 
-def _kept(raw: list[bytes], since_ms: int) -> list[Sample]:
+def _kept(raw: list[bytes], now_ms: int, length_s: int) -> list[Sample]:
+    # Those of a time to come are from before the clock was set back.
+    first, last = now_ms - length_s * _MS, now_ms + LOOK_S * _MS
     found = []
     for text in raw:
         try:
             sample = _decode(text)
         except (msgspec.MsgspecError, EOFError):
             continue
-        if sample.at >= since_ms and len(sample.lag) == len(measures.LAG_S) + 1:
+        if first <= sample.at <= last and len(sample.lag) == len(measures.LAG_S) + 1:
             found.append(sample)
     return sorted(found, key=lambda sample: sample.at)

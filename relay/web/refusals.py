@@ -138,15 +138,18 @@ class Refusals:
         return tally.kept <= self._rate
 
     def _run(self) -> None:
-        pause = _LOOK_EVERY_S
+        pause, idle = _LOOK_EVERY_S, False
         while True:
             with self._wake:
                 if not self._jobs and not self._closing.is_set():
-                    self._wake.wait(pause if any(t.refused for t in self._tallies.values()) else None)
+                    # Those that are only counted wake nobody, so one more look after each that found something.
+                    idle = idle and not any(t.refused for t in self._tallies.values())
+                    self._wake.wait(None if idle else pause)
                 job = self._jobs.popleft() if self._jobs else None
                 self._waiting_bytes -= job.weight if job else 0
                 finished = job is None and self._closing.is_set()
             pause = _LOOK_EVERY_S
+            idle = job is None and not any(t.refused for t in self._tallies.values())
             try:
                 self._count() if job is None else self._do(job)
             except Exception as error:  # noqa: BLE001 - the next one may succeed

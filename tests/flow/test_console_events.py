@@ -338,6 +338,24 @@ def test_events_that_wait_in_several_lanes_are_all_found_page_by_page(desk, most
     assert pages == 100 // most + 1
 
 
+def test_an_event_that_was_put_off_in_one_of_its_lanes_is_found_once(desk):
+    blob = desk.client.hget(keys.EVENTS, post(desk, row(0)))
+    desk.client.flushall()
+    arrivals = [f"{1_795_000_000_000_000 + 5_000 * n}" for n in range(6)]
+    for name, late in (("lake", 60_000), ("mart", 0)):
+        desk.client.sadd(keys.LANES, f"{name}/0/1")
+        desk.client.sadd(keys.lane_sources(f"{name}/0/1"), "erp")
+        due = {a: int(a) // 1000 + (late if n == 1 else 0) for n, a in enumerate(arrivals)}
+        desk.client.zadd(keys.queue(f"{name}/0/1", "erp"), due)
+    desk.client.hset(keys.EVENTS, mapping=dict.fromkeys(arrivals, blob))
+    seen, at = [], ""
+    while at or not seen:
+        found = finding.search(desk.client, Sought(before=at), Budget(1000, 10**9, 60), 2)
+        seen += [hit.arrival for hit in found.hits]
+        at = found.at
+    assert seen == [arrivals[n] for n in (1, 5, 4, 3, 2, 0)]
+
+
 def test_new_events_behind_a_crowd_of_old_ones_that_were_put_off_are_found(desk, monkeypatch):
     """The crowd stands before them, and is too old to be meant."""
     monkeypatch.setattr(finding, "_MOST_OF_ONE", 30)

@@ -18,7 +18,7 @@ import redis
 import yaml
 
 from bench import console as bench
-from relay.buffer import acts, causes, failures, keys, ledger, measures, samples
+from relay.buffer import acts, bodies, causes, keys, ledger, measures, samples
 from relay.buffer.failures import Failures
 from relay.config import load
 from relay.errors import ConfigInvalid
@@ -85,13 +85,14 @@ def test_a_counter_that_a_hand_damaged_does_not_end_the_ticker(me, caplog):
     assert "not_watched" in caplog.text
 
 
-def test_what_is_damaged_or_older_than_its_ring_is_left_out(me):
+def test_what_is_damaged_older_than_its_ring_or_of_a_time_to_come_is_left_out(me):
     Keeper(load(me.path, me.folder), me.client).tick()
     whole = samples.read(me.client)
     old = samples._encode(sample(whole.now_ms - 2 * 86_400_000, 1))
     short = samples._encode(samples.Sample(whole.now_ms, 1, 1, 1, 1, [1]))
+    ahead = samples._encode(sample(whole.now_ms + 600_000, 1))
     for ring in (keys.SAMPLES_HOUR, keys.SAMPLES_DAY):
-        me.client.hset(ring, mapping={"a": b"\xc1", "b": old, "c": short, "d": b""})
+        me.client.hset(ring, mapping={"a": b"\xc1", "b": old, "c": short, "d": b"", "e": ahead})
     assert samples.read(me.client).hour == whole.hour
     assert me.get()
 
@@ -254,7 +255,7 @@ def test_the_first_failures_are_those_of_all_and_a_huge_body_is_not_read_for_the
     assert found.first(5) == found.first(100) == (every, False)
     assert found.first(3) == (every[:3], False)
     assert found.some(f.id for f in every[::-1]) == [*every[3::-1], every[4]]
-    monkeypatch.setattr(failures, "_AT_ONCE_BYTES", me.client.hstrlen(keys.EVENTS, every[0].arrival) + 1)
+    monkeypatch.setattr(bodies, "AT_ONCE_BYTES", me.client.hstrlen(keys.EVENTS, every[0].arrival) + 1)
     some, left_out = found.first(100)
     assert [f.id for f in some] == [every[0].id, every[4].id]
     assert some[1].type == "", "it is in the body, which is not read"

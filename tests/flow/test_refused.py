@@ -193,6 +193,15 @@ def test_every_refusal_is_counted_and_few_are_looked_at(here: Relay) -> None:
     assert sum(f["count"] for f in account["findings"]) <= seconds + 2
 
 
+def test_a_burst_that_ends_is_counted_without_another_refusal(here: Relay) -> None:
+    request = here.signed()
+    assert here.post("shop", request).status_code == 401
+    until(lambda: here.client.exists(keys.REFUSALS))  # it was looked at; those of the same second only count
+    for _ in range(5):
+        assert here.post("shop", request).status_code == 401
+    until(lambda: (a := here.doctor()) and a["refused"] == 6)
+
+
 def test_only_deliveries_that_are_refused_for_their_proof_are_in_the_account(here: Relay) -> None:
     here.write(shop=RIGHT)
     assert here.post("shop", here.signed()).status_code == 202
