@@ -294,6 +294,24 @@ def test_the_audit_names_what_was_removed_by_hand(front, client):
     assert any("events of s" in fault for fault in ledger.audit(client, deep=False))
 
 
+def test_while_a_bell_is_rung_other_deliveries_are_stored(redis_url):
+    rung, go_on = threading.Event(), threading.Event()
+
+    def ring(_lane):
+        rung.set()
+        go_on.wait(30)
+
+    front = Front(redis_url, Bounds(linger_ms=0), ring)
+    first = threading.Thread(target=front.put, args=(delivery(offer(1)),))
+    first.start()
+    try:
+        assert rung.wait(30)
+        assert front.put(delivery(offer(2)))[0].duplicate is False
+    finally:
+        go_on.set()
+        first.join()
+
+
 def test_concurrent_puts_share_round_trips_and_each_gets_its_own_answer(front, client):
     numbers: dict[int, str] = {}
     calls = []
