@@ -18,6 +18,8 @@ _BEGAN: Final = "rowhook.began"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: What puts something into the buffer.
 _TAKERS: Final = ("/hooks/", "/v1/", "/v2/", "/sandbox/", "/push")
+#: Others are anybody's invention, and the names of spans are to be few.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})
 
 
 class Requests:
@@ -45,8 +47,8 @@ class Requests:
             clear_contextvars()
 
     def _traced(self, environ: dict[str, Any], start_response: Callable[..., Any], id_: str) -> Iterable[bytes]:
-        taker = environ["PATH_INFO"].split("/", 2)[1]
-        method = environ["REQUEST_METHOD"]
+        taker = next(taker for taker in _TAKERS if environ["PATH_INFO"].startswith(taker)).strip("/")
+        method = environ["REQUEST_METHOD"] if environ["REQUEST_METHOD"] in _METHODS else "OTHER"
         parent = environ.get("HTTP_TRACEPARENT", "")
         with tracing.span(f"{method} /{taker}", "SERVER", parent=parent, request_id=id_) as span:
 
