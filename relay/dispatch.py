@@ -28,9 +28,13 @@ SEARCH: Final = "worker.looking.search"
 EVENT: Final = "worker.looking.event"
 REHEARSE: Final = "relay.rehearsing.rehearse"
 REPLAY: Final = "relay.rehearsing.replay"
+#: Replays wait for destinations, so they have a queue of their own: no look waits for them.
+REPLAYS: Final = "rowhook-replays"
 #: So many may wait, for so long; and so long may each take.
 _MOST_LOOKS: Final = 20
 _LOOK_WAITS_S: Final = 120
+#: Beyond what the replay before takes, and less than what was asked for is kept.
+_REPLAY_WAITS_S: Final = 600
 LOOK_S: Final = 60
 REPLAY_S: Final = 900
 #: Turns a document that was sent into rows; on the queue of the drains, in slices as theirs.
@@ -121,13 +125,18 @@ def ask_to_look(client: driver.Redis, job: str, token: str) -> bool:
     Raises:
         RedisError, OSError: it could not be asked for.
     """
-    queue = Queue(LOOKS, connection=client)
+    queue = Queue(REPLAYS if job == REPLAY else LOOKS, connection=client)
     if queue.count >= _MOST_LOOKS:
         return False
     # What nobody waits for any more is not begun.
     limit = REPLAY_S if job == REPLAY else LOOK_S
-    queue.enqueue(job, token, ttl=_LOOK_WAITS_S, result_ttl=0, failure_ttl=3600, job_timeout=limit)
+    queue.enqueue(job, token, ttl=waits_s(job), result_ttl=0, failure_ttl=3600, job_timeout=limit)
     return True
+
+
+def waits_s(job: str) -> int:
+    """For how long one of the jobs of the console waits for its turn; later it is not begun any more."""
+    return _REPLAY_WAITS_S if job == REPLAY else _LOOK_WAITS_S
 
 
 class FetchBell:

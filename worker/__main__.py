@@ -30,7 +30,7 @@ from relay.buffer.lanes import Watch
 from relay.buffer.looks import Looks
 from relay.buffer.strays import refuse
 from relay.config import Config, load
-from relay.dispatch import ALERTS, EXPAND, EXPORTS, LOOKS, QUESTIONS, QUEUE, Bell
+from relay.dispatch import ALERTS, EXPAND, EXPORTS, LOOKS, QUESTIONS, QUEUE, REPLAYS, Bell
 from relay.errors import BufferUnavailable, ConfigInvalid, RelayError
 from worker import alerting, exports, jobs
 from worker.keeping import Keeper
@@ -80,7 +80,7 @@ class ReadingWorker(HorseWorker):
         """Say that nothing becomes of what it wrote."""
         log.warning("horse_killed", job=job.func_name, pid=retpid, status=ret_val)
         try:
-            if job.origin == LOOKS:
+            if job.origin in {LOOKS, REPLAYS}:
                 Looks(self.connection).fail(job.args[0], "the process that worked on it was ended: ask again")
             exports.killed(self.connection, job.func_name, job.args)
         except RedisError as error:  # seen all the same, by its silence
@@ -167,7 +167,7 @@ class Crew:
 
     def read(self, client: Redis) -> None:
         """Have somebody read where something is to be read, or send alerts; deliveries do not wait for it."""
-        for queue in (QUESTIONS, EXPORTS, LOOKS, ALERTS):
+        for queue in (QUESTIONS, EXPORTS, LOOKS, REPLAYS, ALERTS):
             reader = self.readers.get(queue)
             if (reader is None or not reader.is_alive()) and Queue(queue, connection=client).count:
                 self.readers[queue] = _fork.Process(target=_read, args=(self.config, queue), name="rowhook-reader")

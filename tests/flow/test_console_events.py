@@ -27,7 +27,7 @@ from relay.buffer.finding import Budget, Sought
 from relay.buffer.looks import Looks
 from relay.config import load
 from relay.configured import signed_sample, sources_of
-from relay.dispatch import LOOKS, REHEARSE, SEARCH
+from relay.dispatch import LOOKS, REHEARSE, REPLAYS, SEARCH
 from relay.web.console import looking
 from tests.flow.test_console import TABLE, XSS, Browser, Tags, acts, group, row, text
 from tests.flow.test_history import Here
@@ -68,9 +68,8 @@ class Desk(Browser):
     def work(self):
         """Do what the console asked for, as a worker does."""
         worker_jobs.setup(self.config)
-        SimpleWorker([Queue(LOOKS, connection=self.client)], connection=self.client).work(
-            burst=True, logging_level="ERROR"
-        )
+        queues = [Queue(name, connection=self.client) for name in (LOOKS, REPLAYS)]
+        SimpleWorker(queues, connection=self.client).work(burst=True, logging_level="ERROR")
 
     def follow(self, answer, *, work=True):
         """The page behind an answer's redirects; where it is not over, once a worker did what was asked."""
