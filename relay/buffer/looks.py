@@ -25,6 +25,10 @@ RUNNING: Final = "running"
 DONE: Final = "done"
 FAILED: Final = "failed"
 _TOKEN_BYTES: Final = 18
+_NOBODY: Final = (
+    "nobody took it up in time, and nothing was done: see that `relay worker` runs and what else it was asked "
+    "for, then ask again"
+)
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -33,6 +37,7 @@ class Look(msgspec.Struct, frozen=True):
     Args:
         kind: what. asked: of it, as JSON values. state: one of the words above. why: where it failed.
         value: what came of it. asked_ms, beat_ms: when it was asked for, and the last sign of life, since 1970.
+        until_ms: when it is not begun any more.
     """
 
     kind: str
@@ -42,6 +47,7 @@ class Look(msgspec.Struct, frozen=True):
     value: Any = None
     asked_ms: int = 0
     beat_ms: int = 0
+    until_ms: int = 0
 
     @property
     def over(self) -> bool:
@@ -55,10 +61,11 @@ class Looks:
     def __init__(self, client: driver.Redis) -> None:
         self._client = client
 
-    def create(self, kind: str, asked: Mapping[str, Any]) -> str:
-        """Note what is asked for; its name is told to a job, and to nobody else."""
-        token = secrets.token_hex(_TOKEN_BYTES)
-        self._note(token, kind=kind, asked=msgspec.json.encode(asked), state=ASKED, asked_ms=_now())
+    def create(self, kind: str, asked: Mapping[str, Any], *, waits_s: int = KEPT_S) -> str:
+        """Note what is asked for, and for how long it may wait; its name is told to a job, and to nobody else."""
+        token, now = secrets.token_hex(_TOKEN_BYTES), _now()
+        until = now + waits_s * 1000
+        self._note(token, kind=kind, asked=msgspec.json.encode(asked), state=ASKED, asked_ms=now, until_ms=until)
         return token
 
     def find(self, token: str) -> Look | None:
@@ -74,7 +81,10 @@ class Looks:
             msgspec.json.decode(raw.get(b"value", b"null")),
             int(raw.get(b"asked_ms", 0)),
             int(raw.get(b"beat_ms", 0)),
+            int(raw.get(b"until_ms", 0)),
         )
+        if found.state == ASKED and found.until_ms < _now():
+            return msgspec.structs.replace(found, state=FAILED, why=_NOBODY)
         if found.state == RUNNING and found.beat_ms < _now() - SILENT_MS:
             return msgspec.structs.replace(found, state=FAILED, why="whoever worked on it is gone: ask again")
         return found

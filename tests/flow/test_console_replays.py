@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 
+from relay import dispatch
 from relay.buffer.destinations import pause
 from relay.buffer.looks import Looks
 from tests.flow.test_console import row
 from tests.flow.test_console_events import Desk, patient, post
+from tests.flow.test_console_events import desk as desk  # noqa: PLC0414 - a fixture
 from tests.flow.test_console_events import quick as quick  # noqa: PLC0414 - a fixture
+from tests.flow.test_history import inline as inline  # noqa: PLC0414 - a fixture
 
 #: Events that leave no room for a replay.
 CROWD = 1_000
@@ -39,3 +42,24 @@ def test_a_replay_that_waits_for_room_holds_up_no_search(redis_url, tmp_path):
     finally:
         worker.terminate()
         worker.wait(40)
+
+
+def test_what_nobody_took_up_in_time_has_failed_and_says_what_to_do(desk, monkeypatch):
+    monkeypatch.setattr(dispatch, "_LOOK_WAITS_S", 1)
+    asked = desk.open("events/?in=archive", work=False)
+    time.sleep(1.1)
+    page = desk.web.get(asked.request.full_path)
+    assert "Nobody took it up in time, and nothing was done: see that `relay worker` runs" in page.text
+    assert "Refresh" not in page.headers
+
+
+def test_what_was_said_to_have_failed_is_not_begun_later(desk):
+    taken = post(desk, row(1))
+    desk.drain()
+    asked = desk.open("events/?in=archive", work=False)
+    (key,) = desk.client.scan_iter("rh:look:*")
+    desk.client.hset(key, "until_ms", int(time.time() * 1000) - 1)
+    desk.work()
+    page = desk.web.get(asked.request.full_path).text
+    assert "Nobody took it up in time" in page
+    assert taken not in page

@@ -13,7 +13,7 @@ from flask import Response
 from rq import Worker
 
 from relay.buffer.looks import Look, Looks
-from relay.dispatch import ask_to_look
+from relay.dispatch import ask_to_look, waits_s
 from relay.errors import BufferUnavailable
 from relay.web.console.gate import here, page
 
@@ -39,7 +39,7 @@ def ask(job: str, asked: Mapping[str, Any]) -> str:
     client = here().client
     if not Worker.count(connection=client):
         raise NotHere("No worker runs, so nobody can look: start `relay worker` (or `relay up`).")
-    token = Looks(client).create(job, asked)
+    token = Looks(client).create(job, asked, waits_s=waits_s(job))
     if not ask_to_look(client, job, token):
         raise BufferUnavailable("too many others wait for the same", reason="busy", retry_after_s=5)
     return token
