@@ -114,7 +114,7 @@ def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, S
 
 
 #: Events sent again before the lanes are looked at, and how many may wait in them before a replay goes on.
-_STEP, _BACKLOG = 200, 1_000
+_STEP, BACKLOG = 200, 1_000
 
 
 def replay(
@@ -122,7 +122,7 @@ def replay(
     events: Iterable[tuple[str, Packed]],
     sources: Mapping[str, Sender],
     *,
-    breathe: Callable[[], None],
+    breathe: Callable[[Again], bool],
 ) -> Again:
     """Send archived events through the mapping as it is now, slower than live traffic.
 
@@ -130,12 +130,13 @@ def replay(
         failures: the buffer's.
         events: arrival numbers and events, oldest first.
         sources: as configured now.
-        breathe: called after every few events; returns when there is room.
+        breathe: called after every few events with what it came to so far; returns when there is room, or False
+            where the replay is to end there.
     """
     again = Again([], [], {})
     for done, (source, arrival, mapped) in enumerate(_each(events, sources, again.failed)):
-        if done % _STEP == 0:
-            breathe()
+        if done % _STEP == 0 and not breathe(again):
+            break
         queued = failures.requeue(
             source.name, arrival, mapped.blob, mapped.lanes, mapped.counts, {}, source.schemas
         )
@@ -178,9 +179,16 @@ def _each(
 
 def room(failures: Failures, source: Sender) -> bool:
     """Whether the lanes that a source's events go to are short enough for a replay to go on."""
-    ours = {*source.to, *([ARCHIVE] if source.archive else [])}
-    states = lane_states(failures.client).items()
-    return sum(int(state["waiting"]) for lane, state in states if lane.split("/")[0] in ours) < _BACKLOG
+    return sum(backlog(failures, source).values()) < BACKLOG
+
+
+def backlog(failures: Failures, source: Sender) -> dict[str, int]:
+    """How many events wait for each destination of a source, and for the archive, where any do."""
+    found: dict[str, int] = dict.fromkeys([*source.to, *([ARCHIVE] if source.archive else [])], 0)
+    for lane, state in lane_states(failures.client).items():
+        if (name := lane.split("/")[0]) in found:
+            found[name] += int(state["waiting"])
+    return {name: count for name, count in found.items() if count}
 
 
 class Remapped(msgspec.Struct):

@@ -7,8 +7,9 @@ destinations says what they would change there.
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,8 @@ SORTS: Final = ("inserted", "changed", "ignored", "rejected")
 #: Columns that say where a row comes from: not for people.
 ORIGIN: Final = ("_relay_source", "_relay_event", "_relay_received_at", "_relay_version", "_relay_data_version")
 _FAILED: Final = 50
-_BREATH_S: Final = 0.1
+#: How often a replay looks for room; without any coming free it waits so long, and no longer than that in all.
+_BREATH_S, _PATIENCE_S, _WAITS_S = 0.5, 60.0, 300.0
 _REDIS_TIMEOUT_S: Final = 30.0
 
 Events = Iterable[tuple[str, Packed]]
@@ -105,7 +107,11 @@ def replay(token: str) -> None:
     """Send events again, slower than live traffic; the RQ job."""
     config, client = _opened()
     looks = Looks(client)
-    looks.answer(token, lambda asked: _replayed(config, client, msgspec.convert(asked, Asked), looks, token))
+
+    def work(asked: dict[str, Any]) -> Any:
+        return _replayed(config, client, msgspec.convert(asked, Asked), lambda done: looks.beat(token, done))
+
+    looks.answer(token, work)
 
 
 def _opened() -> tuple[Config, driver.Redis]:
@@ -183,17 +189,49 @@ def _short(text: str) -> str:
     return text if len(text) <= CELL else f"{text[:CELL]}…"
 
 
-def _replayed(config: Config, client: driver.Redis, asked: Asked, looks: Looks, token: str) -> dict[str, Any]:
+def _replayed(
+    config: Config, client: driver.Redis, asked: Asked, note: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     source, failures = _sender(config, client, asked.source), Failures(client)
-
-    def breathe() -> None:
-        looks.beat(token)
-        while not jobs.room(failures, source):
-            looks.beat(token)
-            time.sleep(_BREATH_S)
-
-    again = jobs.replay(failures, _events(config, client, asked), {source.name: source}, breathe=breathe)
+    room = _Room(failures, source, len(asked.arrivals), note)
+    again = jobs.replay(failures, _events(config, client, asked), {source.name: source}, breathe=room.breathe)
+    tried = {*again.queued, *again.waiting, *again.failed}
+    left = [arrival for arrival in sorted(asked.arrivals) if arrival not in tried]
     return {
         "queued": len(again.queued), "waiting": len(again.waiting), "failures": len(again.failed),
         "failed": dict(list(again.failed.items())[:_FAILED]),
+        # Where it ended early they are sent on demand; else they are no longer kept.
+        "rest": left if room.held else [], "gone": 0 if room.held else len(left), "backlog": room.held,
     }  # fmt: skip
+
+
+class _Room:
+    """Has a replay wait for room at its destinations, and end where none comes free.
+
+    Args:
+        failures: the buffer's. source: whose events are sent again. count: how many.
+        note: takes how far it is.
+    """
+
+    def __init__(
+        self, failures: Failures, source: jobs.Sender, count: int, note: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._failures, self._source, self._count, self._note = failures, source, count, note
+        self._until = time.monotonic() + _WAITS_S
+        #: Where it is to end: destination -> how many events wait for it.
+        self.held: dict[str, int] = {}
+
+    def breathe(self, again: jobs.Again) -> bool:
+        """Wait; whether there is room."""
+        least, moved = sys.maxsize, 0.0
+        while True:
+            waiting, now = jobs.backlog(self._failures, self._source), time.monotonic()
+            self._note({"sent": len(again.queued), "of": self._count, "backlog": waiting})
+            if (count := sum(waiting.values())) < jobs.BACKLOG:
+                return True
+            if count < least:
+                least, moved = count, now
+            if now > min(moved + _PATIENCE_S, self._until):
+                self.held = waiting
+                return False
+            time.sleep(_BREATH_S)

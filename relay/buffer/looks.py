@@ -37,7 +37,8 @@ class Look(msgspec.Struct, frozen=True):
     Args:
         kind: what. asked: of it, as JSON values. state: one of the words above. why: where it failed.
         value: what came of it. asked_ms, beat_ms: when it was asked for, and the last sign of life, since 1970.
-        until_ms: when it is not begun any more.
+        until_ms: when it is not begun any more. progress: how far it is, as JSON values.
+        followed: the name of what went on from it.
     """
 
     kind: str
@@ -48,6 +49,8 @@ class Look(msgspec.Struct, frozen=True):
     asked_ms: int = 0
     beat_ms: int = 0
     until_ms: int = 0
+    progress: Any = None
+    followed: str = ""
 
     @property
     def over(self) -> bool:
@@ -82,6 +85,8 @@ class Looks:
             int(raw.get(b"asked_ms", 0)),
             int(raw.get(b"beat_ms", 0)),
             int(raw.get(b"until_ms", 0)),
+            msgspec.json.decode(raw.get(b"progress", b"null")),
+            raw.get(b"followed", b"").decode(),
         )
         if found.state == ASKED and found.until_ms < _now():
             return msgspec.structs.replace(found, state=FAILED, why=_NOBODY)
@@ -89,9 +94,16 @@ class Looks:
             return msgspec.structs.replace(found, state=FAILED, why="whoever worked on it is gone: ask again")
         return found
 
-    def beat(self, token: str) -> None:
-        """A sign of life."""
-        self._note(token, beat_ms=_now())
+    def beat(self, token: str, progress: Any) -> None:
+        """A sign of life: how far it is."""
+        self._note(token, beat_ms=_now(), progress=msgspec.json.encode(progress))
+
+    def follow(self, token: str, by: str) -> bool:
+        """Note what goes on from it; False where something does already."""
+        with self._client.pipeline() as pipe:
+            pipe.hsetnx(keys.look(token), "followed", by)
+            pipe.expire(keys.look(token), KEPT_S)
+            return bool(pipe.execute()[0])
 
     def fail(self, token: str, why: str) -> None:
         """Nothing becomes of it."""

@@ -72,13 +72,14 @@ Events = Iterator[tuple[str, Packed]]
 def _replay(config: Config, events: Events, source: jobs.Sender, *, as_json: bool) -> bool:
     failures = Failures(buffer(config))
 
-    def breathe() -> None:
+    def breathe(_: jobs.Again) -> bool:
         said = False
         while not jobs.room(failures, source):
             if not said:
                 typer.echo("waiting until the lanes have room", err=True)
             said = True
             time.sleep(_LOOK_S)
+        return True
 
     again = jobs.replay(failures, events, {source.name: source}, breathe=breathe)
     if as_json:

@@ -628,7 +628,7 @@ def test_a_search_of_the_archive_is_rehearsed_and_then_replayed(desk, caplog):
     assert "Send 1 event of erp again?" in text(asked.text)
     assert not [a for a in acts(caplog) if a["act"] == "replay"]
     done = desk.follow(desk.submit(f"{at}/replay", {"sure": "yes"}))
-    assert "1 event sent again; 0 still wait in a lane; 0 could not be mapped." in text(done.text)
+    assert "1 of 1 event sent again; 0 still wait in a lane; 0 could not be mapped." in text(done.text)
     desk.drain()
     assert desk.rows("SELECT id, extra FROM erp_things ORDER BY id") == [("0", None), ("1", "e1"), ("2", None)]
     assert ledger.audit(desk.client, deep=True) == []

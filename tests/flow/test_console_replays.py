@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 
-from relay import dispatch
+import pytest
+
+from relay import dispatch, jobs, rehearsing
+from relay.buffer import ledger
 from relay.buffer.destinations import pause
 from relay.buffer.looks import Looks
-from tests.flow.test_console import row
+from tests.flow.test_console import acts, row, text
 from tests.flow.test_console_events import Desk, patient, post
 from tests.flow.test_console_events import desk as desk  # noqa: PLC0414 - a fixture
 from tests.flow.test_console_events import quick as quick  # noqa: PLC0414 - a fixture
@@ -63,3 +66,95 @@ def test_what_was_said_to_have_failed_is_not_begun_later(desk):
     page = desk.web.get(asked.request.full_path).text
     assert "Nobody took it up in time" in page
     assert taken not in page
+
+
+# --- replays where there is no room ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def narrow(desk, monkeypatch):
+    """Five events that are delivered; a replay sends two of them, and then has no room."""
+    monkeypatch.setattr(jobs, "_STEP", 2)
+    monkeypatch.setattr(jobs, "BACKLOG", 3)
+    monkeypatch.setattr(rehearsing, "_BREATH_S", 0.02)
+    monkeypatch.setattr(rehearsing, "_PATIENCE_S", 0.3)
+    desk.arrivals = [post(desk, row(n)) for n in range(5)]
+    desk.drain()
+    return desk
+
+
+def begin(desk):
+    """Rehearse all of a source, and begin the replay; where its page is."""
+    rehearsed = desk.follow(desk.submit("/console/rehearsals/", {"source": "erp"})).request.path
+    return desk.submit(f"{rehearsed}/replay", {"sure": "yes"}).headers["Location"]
+
+
+def emitted(desk):
+    return ledger.read(desk.client).records["erp", "warehouse", "erp_things"]["emitted"]
+
+
+def meanwhile(monkeypatch, act):
+    """Do something each time that a replay looks for room, told how often it did before."""
+    look, looked = jobs.backlog, []
+
+    def backlog(failures, source):
+        act(len(looked))
+        looked.append(1)
+        return look(failures, source)
+
+    monkeypatch.setattr(jobs, "backlog", backlog)
+
+
+def test_a_replay_that_finds_no_room_ends_and_says_who_holds_it_up_and_from_where_to_go_on(narrow):
+    page = text(narrow.open(begin(narrow).removeprefix("/console/")).text)
+    assert "2 of 5 events sent again" in page
+    assert f"2 events wait for warehouse : resume or mend it, then go on from {narrow.arrivals[2]}" in page
+    assert "Go on with the other 3 events" in page
+    assert ledger.audit(narrow.client, deep=True) == []
+
+
+def test_a_replay_that_is_gone_on_with_sends_just_the_rest_and_once(narrow, monkeypatch, caplog):
+    at = begin(narrow)
+    narrow.open(at.removeprefix("/console/"))
+    narrow.drain()
+    monkeypatch.setattr(jobs, "BACKLOG", 1_000)
+    asked = text(narrow.submit(f"{at}/rest", {}).text)
+    assert "Send 3 events of erp again?" in asked
+    assert "By command: relay replay --source erp --since" in asked
+    first, second = (narrow.submit(f"{at}/rest", {"sure": "yes"}) for _ in range(2))
+    assert second.headers["Location"] == at, "it was gone on with before"
+    assert "3 of 3 events sent again" in text(narrow.follow(first).text)
+    assert first.headers["Location"] in narrow.web.get(at).text
+    assert emitted(narrow) == 5 + 5, "each once when it came, and once by a replay"
+    told = [act for act in acts(caplog) if act["act"] == "replay"]
+    assert [(act["count"], act["first"]) for act in told] == [(5, narrow.arrivals[0]), (3, narrow.arrivals[2])]
+    assert {act["admin"] for act in told} == {"ada"}
+    narrow.drain()
+    assert ledger.audit(narrow.client, deep=True) == []
+
+
+def test_a_replay_shows_how_far_it_is_and_for_whom_it_waits(narrow, monkeypatch):
+    at, pages = begin(narrow), []
+    meanwhile(monkeypatch, lambda _: pages.append(text(narrow.web.get(at).text)))
+    narrow.work()
+    assert "2 of 5 events sent again; 2 events wait for warehouse; 2 events wait for the archive." in pages[2]
+
+
+def test_a_replay_goes_on_by_itself_once_there_is_room(narrow, monkeypatch):
+    at = begin(narrow)
+    meanwhile(monkeypatch, lambda n: narrow.drain() if n % 3 == 2 else None)
+    assert "5 of 5 events sent again" in text(narrow.open(at.removeprefix("/console/")).text)
+    assert emitted(narrow) == 5 + 5
+
+
+def test_a_replay_that_nobody_took_up_is_gone_on_with_from_its_page(narrow, monkeypatch):
+    monkeypatch.setattr(jobs, "BACKLOG", 1_000)
+    monkeypatch.setattr(dispatch, "_REPLAY_WAITS_S", 1)
+    at = begin(narrow)
+    time.sleep(1.1)
+    page = text(narrow.web.get(at).text)
+    assert "Nobody took it up in time, and nothing was done" in page
+    assert "Go on with the other 5 events" in page
+    monkeypatch.setattr(dispatch, "_REPLAY_WAITS_S", 600)
+    narrow.follow(narrow.submit(f"{at}/rest", {"sure": "yes"}))
+    assert emitted(narrow) == 5 + 5

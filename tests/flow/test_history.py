@@ -360,7 +360,7 @@ def test_a_mapping_with_another_table_fills_it_from_the_archive(here):
 
 def test_a_replay_waits_while_its_own_lanes_are_long(here, monkeypatch):
     monkeypatch.setattr(jobs, "_STEP", 5)
-    monkeypatch.setattr(jobs, "_BACKLOG", 10)
+    monkeypatch.setattr(jobs, "BACKLOG", 10)
     for n in range(40):
         here.post("erp", order(n, 1))
     here.drain()
@@ -381,7 +381,7 @@ def test_a_replay_waits_while_its_own_lanes_are_long(here, monkeypatch):
 
 
 def test_a_replay_does_not_wait_for_lanes_of_other_destinations(here, monkeypatch):
-    monkeypatch.setattr(jobs, "_BACKLOG", 1)
+    monkeypatch.setattr(jobs, "BACKLOG", 1)
     other = {**ERP, "tables": [ORDERS], "to": ["far"]}
     destinations = {"warehouse": {"kind": "sqlite"}, "far": {"kind": "sqlite", "path": "far.db"}}
     sources = {"erp": {**ERP, "tables": [ORDERS], "to": ["warehouse"]}, "other": other}

@@ -29,8 +29,13 @@ class NotHere(Exception):
     """Nobody can look; the text says what to do."""
 
 
-def ask(job: str, asked: Mapping[str, Any]) -> str:
+def ask(job: str, asked: Mapping[str, Any], *, after: str = "") -> str:
     """Have somebody look, and name what comes of it.
+
+    Args:
+        job: what is to be done.
+        asked: of it.
+        after: the name of what this goes on from; where something did before, nothing is asked for or named.
 
     Raises:
         NotHere: no worker runs.
@@ -39,8 +44,12 @@ def ask(job: str, asked: Mapping[str, Any]) -> str:
     client = here().client
     if not Worker.count(connection=client):
         raise NotHere("No worker runs, so nobody can look: start `relay worker` (or `relay up`).")
-    token = Looks(client).create(job, asked, waits_s=waits_s(job))
+    looks = Looks(client)
+    token = looks.create(job, asked, waits_s=waits_s(job))
+    if after and not looks.follow(after, token):
+        return ""
     if not ask_to_look(client, job, token):
+        looks.fail(token, "too many others waited for the same, and nothing was done")
         raise BufferUnavailable("too many others wait for the same", reason="busy", retry_after_s=5)
     return token
 
@@ -57,9 +66,9 @@ def found(job: str, token: str) -> Look | None:
         time.sleep(_STEP_S)
 
 
-def not_yet(look: Look, title: str) -> Response:
+def not_yet(look: Look, title: str, so_far: str = "") -> Response:
     """The page of what is not over; it loads itself again, without a script too."""
     waits = not look.beat_ms and time.time() * 1000 - look.asked_ms > _TAKEN_UP_MS
-    response = page("looking.html", title=title, waits=waits, asked_ms=look.asked_ms)
+    response = page("looking.html", title=title, waits=waits, asked_ms=look.asked_ms, so_far=so_far)
     response.headers["Refresh"] = str(_AGAIN_S)
     return response

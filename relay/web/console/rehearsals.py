@@ -7,13 +7,14 @@ import time
 from typing import Any, Final
 
 import msgspec
-from flask import request
+from flask import request, url_for
 from werkzeug.exceptions import BadRequest, NotFound
 
 from relay.buffer import causes
 from relay.buffer.failures import Failures
 from relay.buffer.finding import is_arrival
-from relay.buffer.looks import Look
+from relay.buffer.keys import ARCHIVE
+from relay.buffer.looks import FAILED, Look
 from relay.dispatch import REHEARSE, REPLAY
 from relay.errors import ConfigInvalid
 from relay.records import arrival_instant
@@ -21,7 +22,7 @@ from relay.rehearsing import EVENTS, Asked
 from relay.web.console import failing, looking
 from relay.web.console.events import since_of
 from relay.web.console.gate import acted, back, bp, here, page
-from relay.words import plural
+from relay.words import number, plural, waits
 
 _LONGEST: Final = 200
 
@@ -63,9 +64,9 @@ def _meant(given: dict[str, str]) -> Asked:
     return Asked(source, "", [], given.get("type", ""), id_, since, until, given.get("text", ""))
 
 
-def _begun(job: str, asked: dict[str, Any]) -> str:
+def _begun(job: str, asked: dict[str, Any], *, after: str = "") -> str:
     try:
-        return looking.ask(job, asked)
+        return looking.ask(job, asked, after=after)
     except looking.NotHere as error:
         raise ConfigInvalid(str(error)) from None
 
@@ -94,14 +95,20 @@ def replay(token: str) -> Any:
     if request.form.get("sure") != "yes":
         command = _command(asked, look.value, dry=False)
         return page(
-            "replay_confirm.html", token=token, asked=asked, count=len(arrivals), total=look.value["total"],
-            command=command,
+            "replay_confirm.html", yes=url_for("console.replay", token=token),
+            no=url_for("console.rehearsal", token=token), asked=asked, count=len(arrivals),
+            total=look.value["total"], command=command,
         )  # fmt: skip
-    meant = msgspec.structs.replace(asked, arrivals=arrivals)
-    begun = _begun(REPLAY, msgspec.structs.asdict(meant))
-    said = f"The replay of {plural(len(arrivals), 'event')} of {asked.source} has begun."
-    acted("replay", said, source=asked.source, count=len(arrivals), first=arrivals[0], last=arrivals[-1])
-    return back("replayed", token=begun)
+    return back("replayed", token=_sent(msgspec.structs.replace(asked, arrivals=arrivals)))
+
+
+def _sent(asked: Asked, *, after: str = "") -> str:
+    """Begin a replay; its name, which is empty where somebody went on from `after` before."""
+    begun, arrivals = _begun(REPLAY, msgspec.structs.asdict(asked), after=after), asked.arrivals
+    if begun:
+        said = f"The replay of {plural(len(arrivals), 'event')} of {asked.source} has begun."
+        acted("replay", said, source=asked.source, count=len(arrivals), first=arrivals[0], last=arrivals[-1])
+    return begun
 
 
 @bp.get("/replays/<token>")
@@ -109,8 +116,50 @@ def replayed(token: str) -> Any:
     """What came of a replay."""
     look = _over(REPLAY, token)
     if not look.over:
-        return looking.not_yet(look, "Events are sent again, slower than live traffic")
-    return page("replayed.html", source=look.asked["source"], why=look.why, found=look.value)
+        title = "Events are sent again, slower than live traffic"
+        return looking.not_yet(look, title, so_far=_so_far(look.progress))
+    rest = _rest(look)
+    return page(
+        "replayed.html", token=token, source=look.asked["source"], why=look.why, found=look.value, rest=len(rest),
+        next=rest[0] if rest else "", count=len(look.asked["arrivals"]), followed=look.followed,
+        so_far=_so_far(look.progress),
+    )  # fmt: skip
+
+
+@bp.post("/replays/<token>/rest")
+def replay_rest(token: str) -> Any:
+    """Ask whether it is meant, then go on with a replay that ended early: what it did not send, once."""
+    look = _over(REPLAY, token)
+    rest = _rest(look)
+    if not rest:
+        raise BadRequest("There is nothing to go on with.")
+    asked = msgspec.structs.replace(msgspec.convert(look.asked, Asked), arrivals=rest)
+    if request.form.get("sure") != "yes":
+        return page(
+            "replay_confirm.html", yes=url_for("console.replay_rest", token=token),
+            no=url_for("console.replayed", token=token), asked=asked, count=len(rest), total=None,
+            command=_command(asked, {"arrivals": rest}, dry=False),
+        )  # fmt: skip
+    return back("replayed", token=_sent(asked, after=token) or token)
+
+
+def _rest(look: Look) -> list[str]:
+    """What a replay did not send, where that is known for sure: it ended early by itself, or was never begun."""
+    if look.state == FAILED and not look.beat_ms:
+        return sorted(look.asked["arrivals"])
+    return list(look.value["rest"]) if look.value else []
+
+
+def _so_far(progress: Any) -> str:
+    """How far a replay is; empty where nobody knows."""
+    if not progress:
+        return ""
+    held = [f"{waits(count)} for {_place(name)}" for name, count in progress["backlog"].items()]
+    return "; ".join([f"{number(progress['sent'])} of {plural(progress['of'], 'event')} sent again", *held])
+
+
+def _place(name: str) -> str:
+    return "the archive" if name == ARCHIVE else name
 
 
 def _retries(look: Look) -> bool:
