@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from relay.config import Config
@@ -63,14 +63,14 @@ def worker_environment(config: Config) -> dict[str, str]:
     return environment
 
 
-def archived(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, Packed]]:
+def archived(config: Config, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Packed]]:
     """Archived events that are meant, oldest first."""
     codec = Codec()
     for arrival, blob in archived_blobs(config, wanted):
         yield arrival, codec.unpack(blob)
 
 
-def archived_blobs(config: Config, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def archived_blobs(config: Config, wanted: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
     """`archived`, still packed."""
     for line in stream_worker(config, "events", json.dumps(wanted)):
         yield line["arrival"], base64.b64decode(line["blob"])

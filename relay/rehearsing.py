@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +34,12 @@ ORIGIN: Final = ("_relay_source", "_relay_event", "_relay_received_at", "_relay_
 _FAILED: Final = 50
 #: How often a replay looks for room; without any coming free it waits so long, and no longer than that in all.
 _BREATH_S, _PATIENCE_S, _WAITS_S = 0.5, 60.0, 300.0
+#: How often it is told that somebody works still.
+_BEAT_S: Final = 5.0
 _REDIS_TIMEOUT_S: Final = 30.0
 
+#: Takes a sign of life, and how far the work is where that is known.
+Beat = Callable[..., None]
 Events = Iterable[tuple[str, Packed]]
 
 
@@ -100,7 +105,12 @@ class Asked(msgspec.Struct, frozen=True):
 def rehearse(token: str) -> None:
     """Work out what a replay would change; the RQ job."""
     config, client = _opened()
-    Looks(client).answer(token, lambda asked: _report(config, client, msgspec.convert(asked, Asked)))
+    looks = Looks(client)
+
+    def work(asked: dict[str, Any]) -> Any:
+        return _report(config, client, msgspec.convert(asked, Asked), partial(looks.beat, token))
+
+    looks.answer(token, work)
 
 
 def replay(token: str) -> None:
@@ -109,7 +119,7 @@ def replay(token: str) -> None:
     looks = Looks(client)
 
     def work(asked: dict[str, Any]) -> Any:
-        return _replayed(config, client, msgspec.convert(asked, Asked), lambda done: looks.beat(token, done))
+        return _replayed(config, client, msgspec.convert(asked, Asked), partial(looks.beat, token))
 
     looks.answer(token, work)
 
@@ -127,10 +137,10 @@ def _sender(config: Config, client: driver.Redis, name: str) -> jobs.Sender:
     return found
 
 
-def _report(config: Config, client: driver.Redis, asked: Asked) -> dict[str, Any]:
+def _report(config: Config, client: driver.Redis, asked: Asked, beat: Beat) -> dict[str, Any]:
     source, outcome, arrivals = _sender(config, client, asked.source), Outcome(), list[str]()
     shown: list[dict[str, Any]] = []
-    events = _noted(_events(config, client, asked), arrivals)
+    events = _noted(_events(config, client, asked, beat), arrivals)
     for row in rehearsed(config, events, source, outcome, only=asked.destination):
         if len(shown) < ROWS:
             shown.append(_shown(row))
@@ -150,24 +160,35 @@ def _noted(events: Events, arrivals: list[str]) -> Iterator[tuple[str, Packed]]:
         yield arrival, packed
 
 
-def _events(config: Config, client: driver.Redis, asked: Asked) -> Iterator[tuple[str, Packed]]:
-    """The events that are meant, oldest first."""
+def _events(config: Config, client: driver.Redis, asked: Asked, beat: Beat) -> Iterator[tuple[str, Packed]]:
+    """The events that are meant, each place's oldest first: the buffer's, then the archive's."""
     if not asked.arrivals:
         names = ("source", "type", "delivery_id", "since", "until")
         wanted = {name: getattr(asked, name) for name in names}
         text = Text(asked.text)
-        yield from ((a, packed) for a, packed in otherhalf.archived(config, wanted) if text.fits(packed.raw))
+        found = _alive(otherhalf.archived(config, wanted), beat)
+        yield from ((a, packed) for a, packed in found if text.fits(packed.raw))
         return
-    failures, missing = Failures(client), set[str]()
+    failures, missing = Failures(client), list[str]()
     for arrival in sorted(asked.arrivals):
         packed = failures.event(arrival)
         if packed is None:
-            missing.add(arrival)
+            missing.append(arrival)
         else:
             yield arrival, packed
-    if missing:
-        span = {"source": asked.source, "since": min(missing), "until": max(missing) + "!"}
-        yield from ((a, packed) for a, packed in otherhalf.archived(config, span) if a in missing)
+    for at in range(0, len(missing), EVENTS):
+        found = _alive(otherhalf.archived(config, {"arrivals": missing[at : at + EVENTS]}), beat)
+        yield from ((a, packed) for a, packed in found if packed.meta.source == asked.source)
+
+
+def _alive(events: Events, beat: Beat) -> Iterator[tuple[str, Packed]]:
+    """The events, with a sign of life now and then, however few of them are meant."""
+    due = 0.0
+    for one in events:
+        if time.monotonic() >= due:
+            beat()
+            due = time.monotonic() + _BEAT_S
+        yield one
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -189,12 +210,11 @@ def _short(text: str) -> str:
     return text if len(text) <= CELL else f"{text[:CELL]}…"
 
 
-def _replayed(
-    config: Config, client: driver.Redis, asked: Asked, note: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def _replayed(config: Config, client: driver.Redis, asked: Asked, beat: Beat) -> dict[str, Any]:
     source, failures = _sender(config, client, asked.source), Failures(client)
-    room = _Room(failures, source, len(asked.arrivals), note)
-    again = jobs.replay(failures, _events(config, client, asked), {source.name: source}, breathe=room.breathe)
+    room = _Room(failures, source, len(asked.arrivals), beat)
+    events = _events(config, client, asked, beat)
+    again = jobs.replay(failures, events, {source.name: source}, breathe=room.breathe)
     tried = {*again.queued, *again.waiting, *again.failed}
     left = [arrival for arrival in sorted(asked.arrivals) if arrival not in tried]
     return {
@@ -210,13 +230,11 @@ class _Room:
 
     Args:
         failures: the buffer's. source: whose events are sent again. count: how many.
-        note: takes how far it is.
+        beat: takes how far it is.
     """
 
-    def __init__(
-        self, failures: Failures, source: jobs.Sender, count: int, note: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self._failures, self._source, self._count, self._note = failures, source, count, note
+    def __init__(self, failures: Failures, source: jobs.Sender, count: int, beat: Beat) -> None:
+        self._failures, self._source, self._count, self._beat = failures, source, count, beat
         self._until = time.monotonic() + _WAITS_S
         #: Where it is to end: destination -> how many events wait for it.
         self.held: dict[str, int] = {}
@@ -226,7 +244,7 @@ class _Room:
         least, moved = sys.maxsize, 0.0
         while True:
             waiting, now = jobs.backlog(self._failures, self._source), time.monotonic()
-            self._note({"sent": len(again.queued), "of": self._count, "backlog": waiting})
+            self._beat({"sent": len(again.queued), "of": self._count, "backlog": waiting})
             if (count := sum(waiting.values())) < jobs.BACKLOG:
                 return True
             if count < least:

@@ -39,6 +39,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     Args:
         since, until: arrival numbers, the first included, the second not.
+        arrivals: just these, whatever else is said.
     """
 
     source: str = ""
@@ -47,6 +48,7 @@ class Wanted(msgspec.Struct, frozen=True):
     arrival: str = ""
     since: str = ""
     until: str = ""
+    arrivals: list[str] = []
 
 
 class Archive:
@@ -103,6 +105,10 @@ class Archive:
         Raises:
             Transient: the file cannot be read now.
         """
+        if wanted.arrivals:
+            for at in range(0, len(wanted.arrivals), _PAGE):
+                yield from sorted(self.blobs(wanted.arrivals[at : at + _PAGE]).items())
+            return
         names = ("source", "type", "delivery_id", "arrival")
         given = [(name, getattr(wanted, name)) for name in names if getattr(wanted, name)]
         where = "".join(f" AND {name} = ?" for name, _ in given)

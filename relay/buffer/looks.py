@@ -94,9 +94,10 @@ class Looks:
             return msgspec.structs.replace(found, state=FAILED, why="whoever worked on it is gone: ask again")
         return found
 
-    def beat(self, token: str, progress: Any) -> None:
-        """A sign of life: how far it is."""
-        self._note(token, beat_ms=_now(), progress=msgspec.json.encode(progress))
+    def beat(self, token: str, progress: Any = None) -> None:
+        """A sign of life, and how far it is where that is known."""
+        told = {} if progress is None else {"progress": msgspec.json.encode(progress)}
+        self._note(token, beat_ms=_now(), **told)
 
     def follow(self, token: str, by: str) -> bool:
         """Note what goes on from it; False where something does already."""

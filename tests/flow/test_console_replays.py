@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from relay import dispatch, jobs, rehearsing
-from relay.buffer import ledger
+from relay import dispatch, jobs, otherhalf, rehearsing
+from relay.buffer import keys, ledger
 from relay.buffer.destinations import pause
 from relay.buffer.looks import Looks
 from tests.flow.test_console import acts, row, text
@@ -158,3 +158,51 @@ def test_a_replay_that_nobody_took_up_is_gone_on_with_from_its_page(narrow, monk
     monkeypatch.setattr(dispatch, "_REPLAY_WAITS_S", 600)
     narrow.follow(narrow.submit(f"{at}/rest", {"sure": "yes"}))
     assert emitted(narrow) == 5 + 5
+
+
+# --- signs of life -----------------------------------------------------------------------------------------
+
+
+def streamed(monkeypatch, line):
+    """Do something with each event that the archive sends, and again once it was dealt with."""
+    stream = otherhalf.stream_worker
+
+    def stream_worker(config, verb, *args, **given):
+        for value in stream(config, verb, *args, **given):
+            if verb == "events":
+                line()
+            yield value
+            if verb == "events":
+                line()
+
+    monkeypatch.setattr(otherhalf, "stream_worker", stream_worker)
+
+
+def test_a_long_way_through_the_archive_to_few_events_is_not_taken_for_death(desk, monkeypatch):
+    for n in range(3):
+        post(desk, row(n))
+    desk.drain()
+    monkeypatch.setattr(rehearsing, "_BEAT_S", 0.0)
+    begun = desk.submit("/console/rehearsals/", {"source": "erp", "text": "none has this"})
+    looks, token, states = Looks(desk.client), begun.headers["Location"].rpartition("/")[2], []
+
+    def long_ago():
+        states.append(looks.find(token).state)
+        desk.client.hset(keys.look(token), "beat_ms", 1)
+
+    streamed(monkeypatch, long_ago)
+    assert "No event fits." in desk.follow(begun).text
+    # Each second look is at what became of the sign of life that was taken away before.
+    assert states[1::2] == ["running"] * 3
+
+
+def test_a_replay_reads_no_events_of_the_archive_but_those_that_it_sends(desk, monkeypatch):
+    arrivals = [post(desk, row(n, name="ends" if n in {0, 4} else "between")) for n in range(5)]
+    desk.drain()
+    rehearsed = desk.follow(desk.submit("/console/rehearsals/", {"source": "erp", "text": "ends"}))
+    read = []
+    streamed(monkeypatch, lambda: read.append(1))
+    done = desk.follow(desk.submit(f"{rehearsed.request.path}/replay", {"sure": "yes"}))
+    assert "2 of 2 events sent again" in text(done.text)
+    assert len(read) == 4, "each is seen twice"
+    assert [a for a in arrivals if desk.client.hexists(keys.EVENTS, a)] == [arrivals[0], arrivals[4]]
