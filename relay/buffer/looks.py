@@ -12,9 +12,12 @@ from typing import Any, Final
 
 import msgspec
 import redis as driver
+from redis.exceptions import RedisError
+from rq.timeouts import JobTimeoutException
 
 from relay.buffer import keys
-from relay.errors import RelayError
+from relay.buffer.redis import unavailable
+from relay.errors import BufferUnavailable, RelayError
 
 #: What was asked for, and what came of it, is kept for so long.
 KEPT_S: Final = 900
@@ -123,10 +126,16 @@ class Looks:
         self._note(token, state=RUNNING, beat_ms=_now())
         try:
             value = work(found.asked)
+        except (BufferUnavailable, RedisError) as error:
+            away = error if isinstance(error, BufferUnavailable) else unavailable(error)
+            self.fail(token, f"{away}: try again once that is over")
         except (RelayError, OSError) as error:
             self.fail(token, str(error))
+        except JobTimeoutException:
+            self.fail(token, "it took too long and was broken off: ask for less")
+            raise
         except BaseException as error:
-            self.fail(token, f"it was broken off ({type(error).__name__}): ask for less")
+            self.fail(token, f"it was broken off ({type(error).__name__}): the worker's log says why")
             raise
         else:
             self._note(token, state=DONE, value=msgspec.json.encode(value))

@@ -8,11 +8,14 @@ import sys
 import time
 
 import pytest
+import redis
+from rq.timeouts import JobTimeoutException
 
 from relay import dispatch, jobs, otherhalf, rehearsing
 from relay.buffer import keys, ledger
 from relay.buffer.destinations import pause
 from relay.buffer.looks import Looks
+from relay.errors import BufferUnavailable
 from tests.flow.test_console import acts, row, text
 from tests.flow.test_console_events import Desk, patient, post
 from tests.flow.test_console_events import desk as desk  # noqa: PLC0414 - a fixture
@@ -206,3 +209,25 @@ def test_a_replay_reads_no_events_of_the_archive_but_those_that_it_sends(desk, m
     assert "2 of 2 events sent again" in text(done.text)
     assert len(read) == 4, "each is seen twice"
     assert [a for a in arrivals if desk.client.hexists(keys.EVENTS, a)] == [arrivals[0], arrivals[4]]
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (redis.ConnectionError("refused"), "Redis cannot be reached: try again once that is over"),
+        (redis.TimeoutError("slow"), "Redis did not answer in time: try again once that is over"),
+        (BufferUnavailable("Redis cannot be reached"), "Redis cannot be reached: try again once that is over"),
+        (JobTimeoutException("60 s"), "It took too long and was broken off: ask for less"),
+        (KeyError("x"), "It was broken off (KeyError): the worker's log says why"),
+    ],
+)
+def test_a_look_that_fails_says_why_and_what_to_do(desk, monkeypatch, fault, words):
+    def broken(*_args, **_more):
+        raise fault
+
+    monkeypatch.setattr(otherhalf, "stream_worker", broken)
+    page = desk.follow(desk.submit("/console/rehearsals/", {"source": "erp"}))
+    assert words in text(page.text)
