@@ -118,12 +118,7 @@ class Settings(served.ServedSettings, alerts.AlertSettings, BaseSettings):
         "values no longer hash alike.",
     )
     max_body_bytes: int = Field(10 * MIB, ge=1024, description="A larger body is refused with 413.")
-    accept_deadline_s: float = Field(
-        2.0,
-        gt=0,
-        le=30,
-        description="A put that takes longer is answered 503, one that waits for another within twice that.",
-    )
+    accept_deadline_s: float = Field(2.0, gt=0, le=30, description="A put that takes longer is answered 503.")
     dedup_days: int = Field(3, ge=1, le=30, description="For how many days a delivery id is remembered.")
     content_dedup_minutes: int = Field(
         10, ge=1, le=60, description="For how long the body of a delivery without an id is remembered."
