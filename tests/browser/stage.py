@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import time
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
-import msgspec
 import redis
 import requests
 import yaml
@@ -20,8 +20,6 @@ from relay import configured
 from relay.buffer import ledger
 from relay.buffer.redis import connect
 from relay.config import load
-from relay.records import Request
-from relay.source import sample_request
 from tests.oracle.machine import Machine, eventually
 from tests.servers.import_server import ImportServer
 
@@ -71,19 +69,13 @@ class Stage(Machine):
         return answer.status_code, answer.json()
 
     def send(self, name: str, type_: str = "", n: int = 0, *, secret: str = "") -> int:
-        """A sample of a source's vendor, signed; returns the answer's status."""
-        request = self.signed(name, type_, n, secret=secret)
+        """Post a sample of a source's vendor, returning the status; it must refuse another secret than its own."""
+        source = copy.copy(self.sources[name])
+        source.secrets = (secret,) if secret else source.secrets
+        type_ = type_ or next(iter(source.vendor.samples))
+        request = configured.signed_sample(source, type_, f"{self.url}/hooks/{name}", n, time.time_ns())
         answer = self._http.post(request.url, request.body, headers=dict(request.headers), timeout=20)
         return answer.status_code
-
-    def signed(self, name: str, type_: str = "", n: int = 0, *, secret: str = "") -> Request:
-        """A sample as its vendor would post it here; another secret than the source's is one it must refuse."""
-        source, now = self.sources[name], time.time_ns()
-        samples = source.vendor.samples
-        url = f"{self.url}/hooks/{name}"
-        request = sample_request(samples[type_ or next(iter(samples))](n, now), source.public_url or url)
-        done = source.verifier.sign(request, secret or source.secrets[0], now)
-        return msgspec.structs.replace(done, url=url + done.url[len(request.url) :])
 
     def records(self, destination: str) -> Counter[str]:
         """The ledger's records of a destination, by state."""
