@@ -228,6 +228,8 @@ class Settings(BaseModel):
 
     # A value may be a secret, so that no error may repeat it.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    #: Settings that no two destinations of a kind may have alike, the last of them named; empty where they may.
+    alone: ClassVar[tuple[str, ...]] = ()
 
     kind: str = Field(description="Which of these it is.")
     lanes: int = Field(1, description="Drains that work for it at once, each on rows of its own.")

@@ -35,7 +35,7 @@ from relay.telemetry import logger
 from worker import forget as erasing
 from worker.archive import Archive, Wanted
 from worker.delivery import Courier
-from worker.destination import Destination
+from worker.destination import Destination, Settings
 from worker.drain import Deliver, Pace, Read
 from worker.drain import drain as serve
 from worker.drift import Watch
@@ -94,7 +94,7 @@ def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
         kinds = ", ".join(catalogue.names(DESTINATIONS))
         raise config.fault(f"{at}.kind", f"there is no kind {kind!r}; known: {kinds}") from None
     try:
-        return cls, cls.Settings.model_validate(block)
+        settings = cls.Settings.model_validate(block)
     except ValidationError as error:
         faults = [
             str(
@@ -106,6 +106,23 @@ def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
             for f in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigInvalid("\n".join(faults)) from None
+    if other := _same_place(config, name, settings):
+        raise config.fault(
+            f"{at}.{settings.alone[-1]}", f"destination {other} writes there; each of kind {kind} needs its own"
+        )
+    return cls, settings
+
+
+def _same_place(config: Config, name: str, settings: Settings) -> str | None:
+    """Another destination of the kind that writes where this one does, and must not."""
+    place = [getattr(settings, setting) for setting in settings.alone]
+    for other, block in config.settings.destinations.items():
+        if place and other != name and block.get("kind") == settings.kind:
+            with contextlib.suppress(ValidationError):  # that one's own fault
+                theirs = type(settings).model_validate(block)
+                if place == [getattr(theirs, setting) for setting in settings.alone]:
+                    return other
+    return None
 
 
 def told(config: Config, name: str) -> dict[str, Any]:

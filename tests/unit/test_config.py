@@ -48,6 +48,16 @@ def everything(path: Path):
         ("sources:\n  Shop: {kind: shopify}\n", 1, "'Shop' is not a name"),
         ("destinations:\n  w: {kind: oracle}\n", 2, "there is no kind 'oracle'; known: dlt, import_api"),
         ("destinations:\n  w:\n    kind: sqlite\n    colour: red\n", 4, "destinations.w.colour: unknown setting"),
+        (
+            "destinations:\n  lake:\n    kind: dlt\n    warehouse: duckdb\n    lanes: 2\n",
+            5,
+            "destinations.lake.lanes: Value error, must be 1: dlt merges through one staging table",
+        ),
+        (
+            "destinations:\n  a: {kind: dlt, warehouse: duckdb}\n  b: {kind: dlt, warehouse: duckdb, lanes: 1}\n",
+            2,
+            "destinations.a.dataset: destination b writes there; each of kind dlt needs its own",
+        ),
         ("destinations:\n  archive: {kind: sqlite}\n", 1, "the name archive is the relay's own"),
         ("linger_ms: soon\n", 1, "linger_ms"),
         ("sources: [\n", 2, "not YAML"),
@@ -65,6 +75,14 @@ def test_a_fault_names_file_line_and_setting(write, text, line, words):
         everything(path)
     assert str(fault.value).startswith(f"{path}:{line}: ")
     assert words in str(fault.value)
+
+
+def test_destinations_that_dlt_loads_go_side_by_side_in_datasets_or_warehouses_of_their_own(write):
+    blocks = ["dataset: one", "dataset: two", "dataset: one, credentials: other.duckdb"]
+    text = "".join(
+        f"  d{n}: {{kind: dlt, warehouse: duckdb, lanes: 1, {block}}}\n" for n, block in enumerate(blocks)
+    )
+    assert len(everything(write("destinations:\n" + text)).settings.destinations) == 3
 
 
 def test_two_destinations_need_a_source_to_say_which(write):

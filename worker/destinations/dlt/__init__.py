@@ -8,6 +8,9 @@ keeps unsent packages in a folder and would send them by itself the next time, a
 that folder is thrown away with each failure and each process. What dlt must know of the tables, it reads back from
 the warehouse.
 
+A merge goes through `<dataset>_staging.<table>`, which each load empties first. Of two loads at once, one would
+merge nothing and be told that all went well: so there is one lane, and one destination a dataset.
+
 dlt is an extra, `pip install 'rowhook[dlt]'`, with what the warehouse needs besides (`dlt[snowflake]`). Shown with
 DuckDB; of the others only dlt's own word is known.
 """
@@ -24,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
 from worker.destination import STORED, Batch, Destination, Limits, Settings, TableInfo, Verdict
@@ -42,6 +45,7 @@ _COUNTS: Final = (
 class DltSettings(Settings):
     """A destination of kind `dlt`."""
 
+    alone: ClassVar[tuple[str, ...]] = ("warehouse", "credentials", "dataset")
     warehouse: str = Field(description="dlt's name of it: `duckdb`, `bigquery`, `snowflake`, …")
     credentials: SecretStr | None = Field(
         None, description="A connection string as dlt takes it; else dlt looks in its own environment variables."
@@ -52,6 +56,15 @@ class DltSettings(Settings):
         description="A deleted row: its key and _relay_deleted_at; mark: its last columns too; keep: as it was.",
     )
     unknown_hold_s: float = Field(300.0, gt=0, description="Rest after a load whose outcome is unknown.")
+
+    @field_validator("lanes")
+    @classmethod
+    def _one_lane(cls, lanes: int) -> int:
+        if lanes != 1:
+            raise ValueError(
+                "must be 1: dlt merges through one staging table, and of two loads at once one empties the other's"
+            )
+        return lanes
 
 
 class Dlt(Destination):
