@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -18,6 +19,7 @@ from relay.buffer.lanes import Lane
 from relay.config import load
 from worker import jobs
 from worker.delivery import Courier
+from worker.destinations.dlt import rows
 from worker.drain import Pace, drain
 
 pytestmark = pytest.mark.filterwarnings("default")  # dlt and what it brings warn of one another
@@ -33,11 +35,11 @@ LANE = "lake/0/1"
 class Lake:
     """A relay with one described source, and a drain of its only lane."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, table: dict[str, object] = ORDERS) -> None:
         self.client, self.folder, self.tokens = redis.Redis.from_url(url), folder, itertools.count()
         erp = {
             "kind": "custom", "secrets": ["k"], "verify": {"token": {"header": "X-Key"}}, "type": "body.type",
-            "tables": [ORDERS], "to": "lake",
+            "tables": [{name: value for name, value in table.items() if value is not None}], "to": "lake",
         }  # fmt: skip
         block = {"kind": "dlt", "warehouse": "duckdb", "credentials": str(folder / "w.duckdb"), "deletes": "mark"}
         path = folder / "relay.yaml"
@@ -48,7 +50,8 @@ class Lake:
 
     def post(self, at: int, *skus: str, **more: object) -> None:
         body = {"type": "order", "id": 1, "at": f"2026-01-01T00:00:{at:02d}Z", "note": f"n{at}", **more}
-        body["lines"] = [{"sku": sku, "at": at} for sku in skus]
+        if skus:
+            body["lines"] = [{"sku": sku, "at": at} for sku in skus]
         answer = self.web.post("/hooks/erp", data=json.dumps(body), headers={"X-Key": "k"})
         assert answer.status_code == 202, answer.text
 
@@ -91,3 +94,23 @@ def test_newer_wins_in_any_order_and_a_line_that_is_gone_is_marked(lake: Lake) -
     assert ledger.audit(lake.client, deep=True) == []
     states = ledger.read(lake.client).records["erp", "lake", "erp_orders"]
     assert {s: n for s, n in states.items() if n} == {"emitted": 4, "stored": 2, "superseded": 2}
+
+
+def test_a_column_without_a_name_blocks_nobody_and_a_fault_of_ours_costs_one_record(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(column: str, parts: Callable[[str], Sequence[str]]) -> str:
+        if column == "poison":
+            raise ValueError(column)
+        return rows.named(column, parts)
+
+    monkeypatch.setattr("worker.destinations.dlt.named", named)
+    lake = Lake(redis_url, tmp_path, {**ORDERS, "columns": None, "children": {}})
+    for number, more in enumerate([{"": "v"}, {"poison": "v"}, {}]):
+        lake.post(1, id=number, **more)
+    lake.drain()
+    assert lake.rows("erp_orders", "id, unnamed") == [("0", "v"), ("2", None)]
+    states = ledger.read(lake.client).records["erp", "lake", "erp_orders"]
+    assert {s: n for s, n in states.items() if n} == {"emitted": 3, "stored": 2, "dead": 1}
+    (letter,) = lake.client.hvals(keys.DEAD)
+    assert b"a fault of ours, ValueError: see the log" in letter

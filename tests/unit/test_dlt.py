@@ -139,6 +139,44 @@ def test_columns_that_would_become_one_are_refused_by_name(make: Make) -> None:
         deliver(make(), row(1, id=1, orderId=1, order_id=2))
 
 
+def test_columns_of_whose_name_dlt_would_leave_nothing_have_one_of_ours_in_every_batch(
+    make: Make, tmp_path: Path
+) -> None:
+    lake = make()
+    names = ["", " ", "\u00a0", "__", "____", "__ __"]
+    assert deliver(lake, row(1, id=1, **{name: f"{n}" for n, name in enumerate(names)})) == [STORED]
+    for name in names[::-1]:  # alone, too
+        assert deliver(lake, row(2, id=name, **{name: "alone"})) == [STORED]
+    given = ["unnamed", "unnamed_20", "unnamed_c2a0", "unnamed_5f5f", "unnamed_5f5f5f5f", "unnamed_5f5f205f5f"]
+    held = {one["id"]: {c: v for c, v in one.items() if c.startswith("unnamed") and v} for one in rows(tmp_path)}
+    assert held.pop("1") == {column: f"{n}" for n, column in enumerate(given)}
+    assert held == {name: {column: "alone"} for name, column in zip(names, given, strict=True)}
+    with pytest.raises(Permanent, match=r"the columns '.*' and '.*' would be one here, 'unnamed'"):
+        deliver(lake, row(3, id=1, unnamed="a", **{"": "b"}))
+
+
+def test_a_key_of_whose_name_dlt_would_leave_nothing_still_is_the_key(make: Make, tmp_path: Path) -> None:
+    lake, spec = make(), TableSpec("shop_odd", ("",), (), {})
+    for at in (1, 2):
+        deliver(lake, row(at, id=at, **{"": "k"}), spec=spec)
+    assert [(one["unnamed"], one["id"]) for one in rows(tmp_path, "shop_odd")] == [("k", 2)]
+
+
+def test_a_fault_that_is_none_of_dlts_goes_out_as_it_is_and_a_ping_still_has_its_consequence(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("hunter2")
+
+    monkeypatch.setattr("worker.destinations.dlt.check_names", broken)
+    lake = make()
+    with pytest.raises(ValueError, match="hunter2"):
+        deliver(lake, row(1, id=1))
+    monkeypatch.setattr(lake, "_ask", broken)
+    with pytest.raises(Transient):
+        lake.ping()
+
+
 def test_a_warehouse_that_cannot_be_opened_is_tried_again(make: Make, tmp_path: Path) -> None:
     lake = make(credentials=str(tmp_path / "no" / "such" / "folder" / "w.duckdb"))
     with pytest.raises(Transient):

@@ -31,7 +31,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
 from worker.destination import STORED, Batch, Destination, Limits, Settings, TableInfo, Verdict
-from worker.destinations.dlt.rows import check_names, rows_of
+from worker.destinations.dlt.rows import check_names, named, rows_of
 from worker.wire import one_line, scrub
 
 _Answer = TypeVar("_Answer")
@@ -88,7 +88,8 @@ class Dlt(Destination):
         sent = [item for item in batch.items if deletes != "keep" or item.op == "row"]
         if sent:
             rows, hints = rows_of(batch, sent, deletes)
-            self._run(lambda: self._load(batch, rows, hints))
+            self._run(self._open)
+            self._run(lambda: self._load(batch, rows, hints), records=True)
         return [STORED] * len(batch.items)
 
     def ping(self) -> None:
@@ -106,16 +107,19 @@ class Dlt(Destination):
 
     # --- in dlt's thread ----------------------------------------------------------------------------
 
-    def _run(self, work: Callable[[], _Answer]) -> _Answer:
-        return self._thread.submit(self._translated, work).result()
+    def _run(self, work: Callable[[], _Answer], *, records: bool = False) -> _Answer:
+        """Do it there. Over `records`, what is no fault of dlt's steps is one of ours, and goes out as it is."""
+        return self._thread.submit(self._translated, work, records).result()
 
-    def _translated(self, work: Callable[[], _Answer]) -> _Answer:
+    def _translated(self, work: Callable[[], _Answer], records: bool) -> _Answer:
         try:
             return work()
         except DeliveryError:
             raise
-        except Exception as error:  # noqa: BLE001 - drivers of all warehouses; each gets its consequence
+        except Exception as error:  # drivers of all warehouses; each gets its consequence
             self._drop()
+            if records and _is_ours(error):
+                raise
             raise self._consequence(error) from None
 
     def _open(self) -> Any:
@@ -153,11 +157,17 @@ class Dlt(Destination):
         pipeline = self._open()
         import dlt
 
-        check_names(hints.keys() | rows[0].keys(), dlt.Schema("names").naming.normalize_identifier)
+        naming = dlt.Schema("names").naming
+        names = {column: named(column, naming.break_path) for column in hints.keys() | rows[0].keys()}
+        check_names(names, naming.normalize_identifier)
         resource = dlt.resource(
-            rows, name=batch.table.name, write_disposition="merge", primary_key=batch.table.key, columns=hints,
+            [{names.get(column, column): value for column, value in row.items()} for row in rows],
+            name=batch.table.name,
+            write_disposition="merge",
+            primary_key=[names[column] for column in batch.table.key],
+            columns={names[column]: hint for column, hint in hints.items()},
             max_table_nesting=0,
-        )  # fmt: skip
+        )
         pipeline.run(resource).raise_on_failed_jobs()
 
     def _ask(self, sql: str) -> list[tuple[Any, ...]]:
@@ -212,6 +222,13 @@ class Dlt(Destination):
 
 
 destination = Dlt
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it came of none of dlt's steps, nor of this machine or what is installed on it."""
+    from dlt.common.exceptions import DltException
+
+    return not isinstance(error, (DltException, OSError, ImportError))
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
 from relay.errors import Permanent
 from relay.records import Type, arrival_instant, version_instant
-from worker.columns.layout import Dialect
+from worker.columns.layout import Dialect, sql_name
 from worker.columns.values import ENCODERS, as_text
 from worker.destination import Batch, Item
 
@@ -109,14 +109,32 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def check_names(columns: Iterable[str], normalized: Callable[[str], str]) -> None:
+def named(column: str, parts: Callable[[str], Sequence[str]]) -> str:
+    """The name under which a column is handed to dlt: its own, unless dlt would leave nothing of it (`""`, `__`).
+
+    The same column has the same name in each batch, whatever else is in it.
+
+    Args:
+        column: as it was sent.
+        parts: dlt's own way of taking a name apart.
+    """
+    if parts(column):
+        return column
+    return sql_name(f"unnamed_{column.encode().hex()}" if column else "", (), _DIALECT)
+
+
+def check_names(columns: Mapping[str, str], normalized: Callable[[str], str]) -> None:
     """Raise where two columns would be one in the warehouse: one's values would be lost.
+
+    Args:
+        columns: what was sent → what dlt is handed.
+        normalized: what dlt makes of a name.
 
     Raises:
         Permanent: names both.
     """
     taken: dict[str, str] = {}
-    for column in columns:
-        other = taken.setdefault(normalized(column), column)
+    for column, name in columns.items():
+        other = taken.setdefault(normalized(name), column)
         if other != column:
-            raise Permanent(f"the columns {other!r} and {column!r} would be one here, {normalized(column)!r}")
+            raise Permanent(f"the columns {other!r} and {column!r} would be one here, {normalized(name)!r}")
