@@ -22,6 +22,7 @@ from relay.telemetry import carrying, logger
 from worker import fence
 from worker.batching import collapse, split
 from worker.destination import STORED, SUPERSEDED, Batch, Destination, Item, Rejected, TableSpec, Verdict
+from worker.isolating import LOAD, Send, Verdicts, held, told_apart
 from worker.measuring import Measuring
 from worker.reading import Reader, Work
 from worker.retry import delay_s
@@ -62,10 +63,6 @@ class Job(msgspec.Struct):
     def part(self, start: int, end: int) -> Job:
         """Some of its items."""
         return Job(self.spec, self.batch[start:end], self.owners)
-
-
-#: A verdict of None: the destination fails over this record alone, so it waits and holds nobody else up.
-Verdicts = list[Verdict | None]
 
 
 class Refusal(Rejected, frozen=True):
@@ -172,15 +169,39 @@ class Courier:
 
     def _isolate_stubborn(self, jobs: Sequence[Job], results: list[Result], turn: Tally) -> None:
         """Find the records over which a destination fails again and again while others pass."""
-        if not any(isinstance(result, list) for result in results):
-            return
+        some = any(isinstance(result, list) for result in results)
         for index, (job, result) in enumerate(zip(jobs, results, strict=False)):
-            stubborn = isinstance(result, Transient) and result.reason in _OVER_THIS and not result.unknown
-            if stubborn and min(turn.tries[i.event] for i in job.batch) >= STUBBORN - 1:
-                found = self._isolate(job.spec, job.batch)
+            if not isinstance(result, Transient):
+                continue
+            tries = [turn.tries[i.event] for i in job.batch]
+            if result.reason == LOAD and max(tries) >= STUBBORN - 1:
+                results[index] = self._tell_apart(job, result, turn, some=some)
+            elif some and result.reason in _OVER_THIS and not result.unknown and min(tries) >= STUBBORN - 1:
+                found = held(job.spec.name, job.batch, self._sender(job.spec), lambda: self._enough == 0)
                 sure = self._enough > 0  # else it went away meanwhile, and nobody is to blame
                 if sure and (any(verdict is not None for verdict in found) or len(job.batch) == 1):
                     results[index] = found
+
+    def _tell_apart(self, job: Job, failed: Transient, turn: Tally, *, some: bool) -> Result:
+        """What becomes of a batch whose load fails again and again; it fails as before where nothing is taken."""
+        found = told_apart(job.batch, self._sender(job.spec), lambda item: turn.tries[item.event] >= STUBBORN - 1)
+        alone = some and len(job.batch) == 1  # the others need not wait for it
+        if not alone and not any(found):
+            return failed
+        turn.fails(job.spec.name, failed)
+        for item, verdict in zip(job.owned(), found, strict=True):
+            if verdict is None and not alone:
+                turn.failing.add(item.event)
+                turn.late[item.event, item.position] = delay_s(turn.tries[item.event] + 1, self._chance())
+        return found
+
+    def _sender(self, spec: TableSpec) -> Send:
+        def send(part: list[Item]) -> Verdicts:
+            known: list[Verdict] = []
+            self._bisect(spec, part, [], known)
+            return list(known)
+
+        return send
 
     def _doubt(self, jobs: Sequence[Job], results: list[Result], turn: Tally, standing: Standing) -> None:
         """Put off records that were refused while nothing at all is taken: it may be the destination.
@@ -232,19 +253,6 @@ class Courier:
             log.warning("destination_takes_nothing", destination=self.destination.name, detail=str(error)[:300])
             return False
         return True
-
-    def _isolate(self, spec: TableSpec, batch: list[Item]) -> Verdicts:
-        known: list[Verdict] = []
-        try:
-            self._bisect(spec, batch, [], known)
-        except (Transient, Refused) as error:
-            if len(batch) == 1 or self._enough == 0:
-                log.warning("record_held", table=spec.name, key=batch[0].key, detail=str(error)[:500])
-                return [None] * len(batch)
-        else:
-            return list(known)
-        half = len(batch) // 2
-        return self._isolate(spec, batch[:half]) + self._isolate(spec, batch[half:])
 
     def _deliver(self, batch: Batch) -> list[Verdict]:
         """One call, unless the lane may be another drain's by now and the destination would not notice."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -63,9 +64,38 @@ class Lake:
         queue = keys.queue(LANE, "erp")
         drain(
             lane, courier.read, courier, pace=Pace(0, 100, 1000), others_wait=lambda: False,
-            stopping=lambda: time.monotonic() > until or not self.client.zcard(queue),
+            stopping=lambda: time.monotonic() > until or not self.client.zcount(queue, "-inf", time.time() * 1000),
         )  # fmt: skip
         destination.close()
+
+    def execute(self, statement: str) -> None:
+        """As a user of the warehouse."""
+        with duckdb.connect(str(self.folder / "w.duckdb")) as db:
+            db.execute(statement)
+
+    @contextmanager
+    def fault(self, name: str) -> Iterator[None]:
+        """An outage."""
+        file, moved = self.folder / "w.duckdb", self.folder / "moved.duckdb"
+        if name == "every load fails":
+            self.execute("ALTER TABLE rowhook._dlt_loads RENAME status TO state")
+            yield
+            self.execute("ALTER TABLE rowhook._dlt_loads RENAME state TO status")
+        else:
+            file.rename(moved)
+            file.mkdir()
+            yield
+            file.rmdir()
+            moved.rename(file)
+
+    def wake(self) -> None:
+        """Let rests be over, as time would."""
+        self.client.hdel(keys.lane(LANE), "hold_until")
+        if self.client.hexists(keys.destination("lake"), "open_until"):
+            self.client.hset(keys.destination("lake"), "open_until", 1)
+        queue = keys.queue(LANE, "erp")
+        for arrival in self.client.zrange(queue, 0, -1):
+            self.client.zadd(queue, {arrival: 0})
 
     def rows(self, table: str, columns: str) -> list[tuple[object, ...]]:
         with duckdb.connect(str(self.folder / "w.duckdb")) as db:
@@ -114,3 +144,54 @@ def test_a_column_without_a_name_blocks_nobody_and_a_fault_of_ours_costs_one_rec
     assert {s: n for s, n in states.items() if n} == {"emitted": 3, "stored": 2, "dead": 1}
     (letter,) = lake.client.hvals(keys.DEAD)
     assert b"a fault of ours, ValueError: see the log" in letter
+
+
+NOTES = {**ORDERS, "children": {}}
+
+
+def told(lake: Lake) -> dict[str, int]:
+    states = ledger.read(lake.client).records["erp", "lake", "erp_orders"]
+    return {state: n for state, n in states.items() if n and state != "emitted"}
+
+
+def test_a_record_over_which_a_load_fails_is_buried_alone_with_the_warehouses_words(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.delivery.STUBBORN", 2)
+    lake = Lake(redis_url, tmp_path, NOTES)
+    lake.post(1, id=0, note="0")
+    lake.drain()
+    lake.execute("ALTER TABLE rowhook.erp_orders ALTER note TYPE INT")  # somebody did
+    for number, note in enumerate(["1", "two", "3"], start=1):
+        lake.post(2, id=number, note=note)
+    lake.drain()
+    assert told(lake) == {"stored": 1, "pending": 3}
+    lake.wake()
+    lake.drain()
+    assert told(lake) == {"stored": 3, "dead": 1}
+    assert lake.rows("erp_orders", "id, note") == [("0", 0), ("1", 1), ("3", 3)]
+    (letter,) = lake.client.hvals(keys.DEAD)
+    assert b"over this record alone" in letter
+    assert b"Could not convert string 'two' to INT32" in letter
+    assert ledger.audit(lake.client, deep=True) == []
+
+
+@pytest.mark.parametrize("fault", ["every load fails", "the warehouse is away"])
+def test_an_outage_of_the_warehouse_buries_nothing_and_all_is_stored_behind_it(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr("worker.delivery.STUBBORN", 2)
+    lake = Lake(redis_url, tmp_path, NOTES)
+    lake.post(1, id=0)
+    lake.drain()
+    with lake.fault(fault):
+        for number in (1, 2):
+            lake.post(2, id=number)
+        for _ in range(4):
+            lake.drain()
+            lake.wake()
+        assert told(lake) == {"stored": 1, "pending": 2}
+        assert lake.client.hlen(keys.DEAD) == 0
+    lake.drain()
+    assert told(lake) == {"stored": 3}
+    assert [number for number, _ in lake.rows("erp_orders", "id, note")] == ["0", "1", "2"]

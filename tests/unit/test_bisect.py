@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay.buffer.lanes import Claimed, Standing
 from relay.errors import Permanent, Transient
 from relay.records import full_version, version_prefix
-from worker.delivery import ALIKE, Courier
+from worker.delivery import ALIKE, STUBBORN, Courier
 from worker.destination import STORED, Destination, Item, Limits, Settings, TableSpec
 from worker.reading import Work
 
@@ -48,14 +48,24 @@ class Picky(Destination):
         return
 
 
-def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False, ceases=math.inf):
+class Loading(Picky):
+    """Fails over poison without a word of whether anything was stored."""
+
+    def deliver(self, batch):
+        try:
+            return super().deliver(batch)
+        except Permanent as error:
+            raise Transient(str(error), reason="load", unknown=True) from None
+
+
+def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False, ceases=math.inf, kind=Picky, tries=0):
     """One claim of so many events of a row each, delivered; the destination and the settlement."""
-    here = Picky(set(poison), set(failing), limit, alike=alike, ceases=ceases)
+    here = kind(set(poison), set(failing), limit, alike=alike, ceases=ceases)
     claimed, items = [], []
     for n in range(count):
         arrival = f"{n + 1:016d}"
         version = full_version(version_prefix(None), arrival)
-        claimed.append(Claimed("shop", arrival, None, b"x"))
+        claimed.append(Claimed("shop", arrival, None, b"x", tries=tries))
         items.append(
             Item(
                 op="row",
@@ -137,4 +147,19 @@ def test_where_everything_is_refused_nothing_is_buried(count, limit, alike):
     assert not dead
     assert waits == set(range(count))
     assert (settlement.rest_ms > 0) == (count >= ALIKE)
+    assert here.rows == set()
+
+
+def test_a_load_of_unknown_outcome_that_fails_again_and_again_is_taken_apart_and_not_before():
+    _, early = delivered(20, {7}, kind=Loading, tries=STUBBORN - 2)
+    assert _fates(early) == (set(), set(), set(range(20)))
+    here, settlement = delivered(20, {7}, kind=Loading, tries=STUBBORN - 1)
+    assert _fates(settlement) == ({7}, set(range(20)), set())
+    assert here.rows == set(range(20)) - {7}
+
+
+def test_a_load_that_fails_over_every_record_again_and_again_buries_none():
+    here, settlement = delivered(20, range(20), kind=Loading, tries=100)
+    assert _fates(settlement) == (set(), set(), set(range(20)))
+    assert settlement.rest_ms > 0
     assert here.rows == set()

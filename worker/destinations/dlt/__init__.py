@@ -194,14 +194,18 @@ class Dlt(Destination):
     def _consequence(self, error: Exception) -> DeliveryError:
         """An error of dlt's by consequence; its words without credentials."""
         from dlt.common.configuration.exceptions import ConfigurationException
-        from dlt.common.destination.exceptions import InvalidDestinationReference, UnknownDestinationModule
+        from dlt.common.destination.exceptions import (
+            DestinationTerminalException,
+            InvalidDestinationReference,
+            UnknownDestinationModule,
+        )
         from dlt.destinations.exceptions import DestinationConnectionError
         from dlt.load.exceptions import LoadClientJobFailed
         from dlt.pipeline.exceptions import PipelineStepFailed
 
         step = error.step if isinstance(error, PipelineStepFailed) else ""
         causes = _causes(error)
-        words = f"{self.settings.warehouse}: {self._words(causes[-1] if step != 'load' else causes[0])}"
+        words = f"{self.settings.warehouse}: {self._words(causes[-1])}"
         kinds = (ConfigurationException, InvalidDestinationReference, UnknownDestinationModule, ImportError)
         if any(isinstance(cause, kinds) for cause in causes):
             return Refused(words)
@@ -211,7 +215,9 @@ class Dlt(Destination):
             return Permanent(words)
         if any(isinstance(cause, LoadClientJobFailed) for cause in causes):
             return Permanent(words)
-        return Transient(words, reason="load", unknown=step == "load")
+        # Of what the warehouse itself refused, nothing can arrive later.
+        answered = any(isinstance(cause, DestinationTerminalException) for cause in causes)
+        return Transient(words, reason="load", unknown=step == "load" and not answered)
 
     def _words(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
@@ -237,7 +243,8 @@ def _causes(error: BaseException) -> list[BaseException]:
     step: BaseException | None = error
     while step is not None and step not in found:
         found.append(step)
-        step = getattr(step, "exception", None) or step.__cause__ or step.__context__
+        before = None if step.__suppress_context__ else step.__context__
+        step = getattr(step, "exception", None) or step.__cause__ or before
     return found
 
 
