@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -197,6 +198,39 @@ def test_no_fault_says_the_credentials(make: Make) -> None:
 def test_a_warehouse_that_is_not_known_or_not_installed_is_refused(make: Make, warehouse: str) -> None:
     with pytest.raises(Refused, match=warehouse):
         make(warehouse=warehouse, credentials=None).ping()
+
+
+@pytest.mark.parametrize(
+    "lack", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EMFILE, "Too many"), MemoryError()]
+)
+@pytest.mark.parametrize("step", ["extract", "normalize", "load"])
+def test_what_this_machine_lacks_is_no_records_fault_and_is_said_with_the_folder(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, lack: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise lack
+
+    place = {
+        "extract": "dlt.common.data_writers.buffered.BufferedDataWriter._flush_items",
+        "normalize": "dlt.normalize.normalize.Normalize.spool_files",
+        "load": "dlt.load.load.Load.load_single_package",
+    }
+    lake = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(place[step], full)
+        with pytest.raises(Transient, match=type(lack).__name__) as caught:
+            deliver(lake, row(1, id=1))
+    assert str(tmp_path / "dlt" / "lake") in str(caught.value)
+    assert "goes again by itself" in str(caught.value)
+    assert (caught.value.reason, caught.value.unknown) == ("machine", step == "load")
+    assert deliver(lake, row(1, id=1)) == [STORED]
+
+
+def test_a_folder_that_cannot_be_made_is_no_records_fault(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "dlt").write_text("a file")
+    with pytest.raises(Transient, match="dlt could not work in") as caught:
+        deliver(make(), row(1, id=1))
+    assert caught.value.reason == "machine"
 
 
 def test_a_load_that_fails_leaves_nothing_that_would_be_sent_later(make: Make, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ DuckDB; of the others only dlt's own word is known.
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import os
 import re
 import shutil
@@ -37,6 +38,11 @@ from worker.wire import one_line, scrub
 _Answer = TypeVar("_Answer")
 _CREDENTIALS_IN_URL: Final = re.compile(r"//[^/@\s]*@")
 _FOLDER: Final = "dlt"
+#: The steps of dlt that work in its folder alone.
+_HERE: Final = frozenset({"extract", "normalize"})
+_LACKS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 _COUNTS: Final = (
     "SELECT count(*) - count(_relay_deleted_at), count(_relay_deleted_at), max(_relay_received_at) FROM"
 )
@@ -79,6 +85,7 @@ class Dlt(Destination):
         self.marks = settings.deletes == "mark"
         # dlt takes the process's signals for itself in the main thread, and thinks by thread.
         self._thread = ThreadPoolExecutor(1, "dlt")
+        self._folder = data_dir / _FOLDER / name
         self._home: Path | None = None
         self._pipeline: Any = None
 
@@ -134,10 +141,12 @@ class Dlt(Destination):
             raise Refused(
                 f"destination {self.name}: dlt is not installed here: pip install 'rowhook[dlt]'"
             ) from None
-        folder = self.data_dir / _FOLDER / self.name
-        _sweep(folder)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._home = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
+        try:
+            _sweep(self._folder)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._home = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._folder))
+        except OSError as error:
+            raise self._no_room(error) from None
         secret = self.settings.credentials
         given = {"credentials": secret.get_secret_value()} if secret is not None else {}
         self._pipeline = dlt.pipeline(
@@ -206,18 +215,28 @@ class Dlt(Destination):
         step = error.step if isinstance(error, PipelineStepFailed) else ""
         causes = _causes(error)
         words = f"{self.settings.warehouse}: {self._words(causes[-1])}"
+        for cause in causes:
+            if _is_this_machines(cause, step):
+                return self._no_room(cause, unknown=step == "load")
         kinds = (ConfigurationException, InvalidDestinationReference, UnknownDestinationModule, ImportError)
         if any(isinstance(cause, kinds) for cause in causes):
             return Refused(words)
         if any(isinstance(cause, DestinationConnectionError) for cause in causes):
             return Transient(words, reason="away", unknown=step == "load")
-        if step in {"extract", "normalize"}:
+        if step in _HERE:
             return Permanent(words)
         if any(isinstance(cause, LoadClientJobFailed) for cause in causes):
             return Permanent(words)
         # Of what the warehouse itself refused, nothing can arrive later.
         answered = any(isinstance(cause, DestinationTerminalException) for cause in causes)
         return Transient(words, reason="load", unknown=step == "load" and not answered)
+
+    def _no_room(self, error: BaseException, *, unknown: bool = False) -> Transient:
+        return Transient(
+            f"{self._words(error)}: dlt could not work in {self._folder} on this machine; see that there is disk, "
+            "memory and files to be had, and it goes again by itself",
+            reason="machine", unknown=unknown,
+        )  # fmt: skip
 
     def _words(self, error: BaseException) -> str:
         text = f"{type(error).__name__}: {error}"
@@ -235,6 +254,13 @@ def _is_ours(error: Exception) -> bool:
     from dlt.common.exceptions import DltException
 
     return not isinstance(error, (DltException, OSError, ImportError))
+
+
+def _is_this_machines(cause: BaseException, step: str) -> bool:
+    """Whether this machine lacks something. Of the steps before a load, none speaks to anybody else."""
+    if isinstance(cause, OSError):
+        return step in _HERE or cause.errno in _LACKS
+    return isinstance(cause, MemoryError) or (isinstance(cause, RuntimeError) and "new thread" in str(cause))
 
 
 def _causes(error: BaseException) -> list[BaseException]:
