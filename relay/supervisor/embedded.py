@@ -17,8 +17,8 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from relay import telemetry
 from relay.errors import RelayError
+from relay.locks import Lock
 from relay.supervisor import place
-from relay.supervisor.locks import Lock
 from relay.supervisor.parts import Backoff, ending
 
 _log = telemetry.logger(__name__)

@@ -6,6 +6,8 @@ import datetime as dt
 import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -262,8 +264,37 @@ def test_tables_are_counted_and_nothing_stays_on_this_machine(make: Make, tmp_pa
     assert not any((tmp_path / "dlt" / "lake").glob(f"{os.getpid()}-*"))
 
 
-def test_what_a_dead_process_left_is_removed(make: Make, tmp_path: Path) -> None:
-    left = tmp_path / "dlt" / "lake" / "99999999-x" / "rowhook_lake"
+#: Another process, which holds a folder until it is ended; its number says nothing here, as in another container.
+OWNER = """
+import sys
+from pathlib import Path
+from worker.destinations.dlt.home import Home
+home = Home(Path(sys.argv[1]))
+moved = home.path.rename(home.path.with_name("99999999-x"))
+print(moved, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_folder_of_a_process_is_kept_while_it_lives_and_removed_once_it_is_dead(
+    make: Make, tmp_path: Path
+) -> None:
+    place = str(tmp_path / "dlt" / "lake")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", OWNER, place], stdin=pipe, stdout=pipe, text=True) as owner:
+        assert owner.stdin is not None
+        assert owner.stdout is not None
+        theirs = Path(owner.stdout.readline().strip())
+        make().ping()
+        assert theirs.is_dir()
+        owner.kill()
+        owner.wait()
+        make().ping()
+        assert not theirs.exists()
+
+
+def test_what_left_no_lock_is_removed(make: Make, tmp_path: Path) -> None:
+    left = tmp_path / "dlt" / "lake" / f"{os.getpid()}-x" / "rowhook_lake"
     left.mkdir(parents=True)
     make().ping()
     assert not left.exists()

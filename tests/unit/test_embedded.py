@@ -24,6 +24,7 @@ from relay.configured import sources_of
 from relay.errors import ConfigInvalid, RelayError
 from relay.intake import handshake, webhook
 from relay.kinds import kinds
+from relay.locks import Lock
 from relay.publickeys import ED25519, Ring, Signed
 from relay.records import Codec
 from relay.signatures import AnyOf, Basic, Hmac, Verifier
@@ -32,7 +33,7 @@ from relay.supervisor import demo, embedded, place
 from relay.supervisor.active import Active
 from relay.supervisor.address import Address
 from relay.supervisor.embedded import Server
-from relay.supervisor.locks import Lock, one_supervisor, prepare
+from relay.supervisor.locks import one_supervisor, prepare
 from relay.supervisor.parts import Backoff, Part, ending
 from relay.supervisor.serving import gunicorn_settings, without_query
 

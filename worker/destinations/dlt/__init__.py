@@ -21,8 +21,6 @@ import datetime as dt
 import errno
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +30,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from relay.errors import DeliveryError, Permanent, Refused, Transient
 from worker.destination import STORED, Batch, Destination, Limits, Settings, TableInfo, Verdict
+from worker.destinations.dlt.home import Home
 from worker.destinations.dlt.rows import check_names, named, rows_of
 from worker.wire import one_line, scrub
 
@@ -86,7 +85,7 @@ class Dlt(Destination):
         # dlt takes the process's signals for itself in the main thread, and thinks by thread.
         self._thread = ThreadPoolExecutor(1, "dlt")
         self._folder = data_dir / _FOLDER / name
-        self._home: Path | None = None
+        self._home: Home | None = None
         self._pipeline: Any = None
 
     def deliver(self, batch: Batch) -> list[Verdict]:
@@ -142,9 +141,7 @@ class Dlt(Destination):
                 f"destination {self.name}: dlt is not installed here: pip install 'rowhook[dlt]'"
             ) from None
         try:
-            _sweep(self._folder)
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._home = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self._folder))
+            self._home = Home(self._folder)
         except OSError as error:
             raise self._no_room(error) from None
         secret = self.settings.credentials
@@ -153,14 +150,15 @@ class Dlt(Destination):
             f"rowhook_{self.name}",
             destination=Warehouse.from_reference(self.settings.warehouse, **given),
             dataset_name=self.settings.dataset,
-            pipelines_dir=str(self._home),
+            pipelines_dir=str(self._home.path),
         )
         return self._pipeline
 
     def _drop(self) -> None:
         self._pipeline = None
         if self._home is not None:
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._home.remove()
+            self._home = None
 
     def _load(self, batch: Batch, rows: list[dict[str, Any]], hints: dict[str, Any]) -> None:
         pipeline = self._open()
@@ -276,21 +274,3 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def _utc(moment: Any) -> str | None:
     return moment.astimezone(dt.UTC).isoformat() if isinstance(moment, dt.datetime) else None
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes left here that are gone."""
-    for home in folder.glob("*"):
-        pid = home.name.partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(home, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
