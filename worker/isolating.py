@@ -86,12 +86,12 @@ def _confirm(batch: Sequence[Item], send: Send, alone: Sequence[int], verdicts: 
     answers = {n: _sent(send, [batch[n]]) for n in alone}
     send(witness)
     for n, answer in answers.items():
-        if isinstance(answer, Transient):
+        if not isinstance(answer, Transient):
+            verdicts[n] = answer[0]
+        elif not answer.unknown:  # else it may be there, and an older one would go over it once this is given up
             verdicts[n] = Rejected(
                 f"the load fails over this record alone, while others of its table are taken: {answer}"
             )
-        else:
-            verdicts[n] = answer[0]
 
 
 def _sent(send: Send, part: Sequence[Item]) -> Verdicts | Transient:

@@ -51,11 +51,13 @@ class Picky(Destination):
 class Loading(Picky):
     """Fails over poison without a word of whether anything was stored."""
 
+    unknown = True
+
     def deliver(self, batch):
         try:
             return super().deliver(batch)
         except Permanent as error:
-            raise Transient(str(error), reason="load", unknown=True) from None
+            raise Transient(str(error), reason="load", unknown=self.unknown) from None
 
 
 def delivered(count, poison, *, failing=frozenset(), limit=100, alike=False, ceases=math.inf, kind=Picky, tries=0):
@@ -153,6 +155,14 @@ def test_where_everything_is_refused_nothing_is_buried(count, limit, alike):
 def test_a_load_of_unknown_outcome_that_fails_again_and_again_is_taken_apart_and_not_before():
     _, early = delivered(20, {7}, kind=Loading, tries=STUBBORN - 2)
     assert _fates(early) == (set(), set(), set(range(20)))
+    here, settlement = delivered(20, {7}, kind=Loading, tries=STUBBORN - 1)
+    assert here.rows == set(range(20)) - {7}
+    others = set(range(20)) - {7}
+    assert _fates(settlement) == (set(), others, {7}), "it may be there: given up, an older one would go over it"
+
+
+def test_a_record_that_the_warehouse_refused_again_and_again_is_given_up(monkeypatch):
+    monkeypatch.setattr(Loading, "unknown", False)
     here, settlement = delivered(20, {7}, kind=Loading, tries=STUBBORN - 1)
     assert _fates(settlement) == ({7}, set(range(20)), set())
     assert here.rows == set(range(20)) - {7}
