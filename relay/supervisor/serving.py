@@ -12,6 +12,7 @@ from gunicorn.glogging import Logger
 
 from relay import telemetry
 from relay.config import Config, Settings, load
+from relay.supervisor import cores
 
 APP: Final = "relay.app:create_app()"
 #: The listening socket that the supervisor hands down, as the number of an open file.
@@ -68,6 +69,8 @@ def gunicorn_settings(settings: Settings, listen_fd: str = "") -> dict[str, Any]
         "workers": settings.web_workers,
         "worker_class": "gthread",
         "threads": settings.web_threads,
+        "pre_fork": cores.choose,
+        "post_fork": cores.stay,
         # Longer than the idle time of the usual load balancers (60 s), so that they close first and never send
         # into a connection that is just being closed.
         "keepalive": 75,
