@@ -33,6 +33,7 @@ from relay.web.console.asking import NoAnswer
 from tests.contracts.destinations import ORDERS, deliver, gone, postgres_server
 from tests.contracts.destinations import row as delivered
 from tests.flow.test_console import XSS, Browser, Tags, text
+from tests.oracle.machine import eventually
 from worker import browsing, jobs
 
 ROOT = Path(__file__).parents[2]
@@ -363,8 +364,14 @@ def test_the_lineage_of_a_row_says_which_delivery_won_and_why_the_others_lost(wo
     assert "won The newest version that was taken: the row holds it." in shown
     assert shown.count("Older than the one that won") == 2
     (won, *_) = re.findall(r"events/(\d{16})", page)
-    assert world.web.get(f"/console/events/{won}").status_code == 200
-    assert "third" in world.get(f"events/{won}")
+
+    def event():
+        """Of the buffer at once; of the archive, once a worker has looked."""
+        answer = world.web.get(f"/console/events/{won}", follow_redirects=True)
+        assert answer.status_code == 200, answer.text
+        return answer.text if "Refresh" not in answer.headers else ""
+
+    assert "third" in eventually(event, "the event is shown")
     assert "third" in text(world.see("row", key="traced"))
 
 
