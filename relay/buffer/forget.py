@@ -13,6 +13,7 @@ import redis as driver
 from redis.exceptions import RedisError, ResponseError
 
 from relay.buffer import keys
+from relay.buffer.bodies import Bodies
 from relay.buffer.failures import Failure, Failures
 from relay.records import Codec, Packed
 
@@ -31,14 +32,10 @@ class Held(msgspec.Struct):
     """What is held.
 
     Args:
-        waiting: lane -> events of the row that are not delivered, or not archived, yet.
-        unfetched: events that name its key and wait for the object that they are about.
         letters: dead letters of its events.
         unmapped: events in quarantine that name its key.
     """
 
-    waiting: dict[str, int]
-    unfetched: int
     letters: list[Failure]
     unmapped: list[Failure]
 
@@ -57,7 +54,7 @@ def held(client: driver.Redis, source: str, touches: Touches, names: Names, arch
     def in_body(packed: Packed) -> bool:
         return bool(packed.meta.fault) and names(packed.raw)
 
-    failures, found = Failures(client), Held({}, 0, [], [])
+    failures, found = Failures(client), Held([], [])
     ours: dict[str, bool] = {}
     for failure in failures.every():
         if failure.source != source:
@@ -69,12 +66,11 @@ def held(client: driver.Redis, source: str, touches: Touches, names: Names, arch
             ours[arrival] = arrival in archived or (packed is not None and test(packed))
         if ours[arrival]:
             (found.letters if failure.destination else found.unmapped).append(failure)
-    found.waiting = dict(_waiting(client, source, touches, archived))
-    found.unfetched = _unfetched(client, source, names)
     return found
 
 
-def _waiting(client: driver.Redis, source: str, touches: Touches, archived: Collection[str]) -> Counter[str]:
+def waiting(client: driver.Redis, source: str, touches: Touches, archived: Collection[str]) -> Counter[str]:
+    """Lane -> events of the row that are not delivered, or not archived, yet; arguments as of `held`."""
     found, codec, known = Counter[str](), Codec(), dict.fromkeys(archived, True)
     lanes: Any = client.smembers(keys.LANES)
     for lane in sorted(name.decode() for name in lanes):
@@ -88,13 +84,12 @@ def _waiting(client: driver.Redis, source: str, touches: Touches, archived: Coll
     return +found
 
 
-def _unfetched(client: driver.Redis, source: str, names: Names) -> int:
-    """Events that wait to be fetched have no records yet: what they are about is only named."""
-    found, codec = 0, Codec()
+def unfetched(client: driver.Redis, source: str, names: Names) -> int:
+    """Events that name the key and wait for the object that they are about: they have no records yet."""
+    found, bodies, codec = 0, Bodies(client), Codec()
     queue: Any = client.zscan_iter(keys.waiting(source), count=_PAGE)
     for page in _pages(arrival.decode() for arrival, _ in queue):
-        blobs: Any = client.hmget(keys.EVENTS, page) if page else []
-        found += sum(blob is not None and names(codec.unpack(blob).raw) for blob in blobs)
+        found += sum(blob is not None and names(codec.unpack(blob).raw) for blob in bodies.every(page, _PAGE))
     return found
 
 

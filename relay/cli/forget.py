@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -56,21 +56,12 @@ def forget(
     settings = opened(config, data)
     client = buffer(settings)
     subject = _subject(settings, client, table, key)
+    # Before the archive is read, or what is settled meanwhile would be seen in neither; and after it, as only then
+    # it is known of which events the archive alone has the body.
+    _nothing_waits(client, subject, ())
     archive = _archived(settings, subject)
+    _nothing_waits(client, subject, set(archive.ours))
     held = buffered.held(client, subject.source, subject.touches, subject.named_in, set(archive.ours))
-    if held.waiting:
-        lanes = ", ".join(f"{n} in lane {lane}" for lane, n in held.waiting.items())
-        raise ConfigInvalid(f"events of this row still wait ({lanes}): try again once they are delivered")
-    if held.unfetched:
-        raise ConfigInvalid(
-            f"{plural(held.unfetched, 'event')} of {subject.source} with this key in the body still to be fetched "
-            "from the vendor: try again once that is done; `relay stats` says why it waits"
-        )
-    if subject.source.startswith(PREFIX):
-        documents = Documents(client).waiting(int(subject.source.removeprefix(PREFIX)))
-        if documents:
-            some = ", ".join(map(str, documents[:_SHOWN]))
-            raise ConfigInvalid(f"documents of this client still wait (executions {some}): try again after them")
     if not yes:
         _ask(settings, subject, archive, held, unmapped=unmapped)
     report = _Report(table, key, [part.table for part in subject.parts])
@@ -90,6 +81,29 @@ def forget(
     report.add({"place": "redis file", "failed": why} if why else {"place": "redis file", "rewritten": 1})
     report.show(as_json=as_json)
     raise typer.Exit(1 if report.failed else 0)
+
+
+def _nothing_waits(client: driver.Redis, subject: Subject, archived: Collection[str]) -> None:
+    """See that no event of the row is on its way, from where it comes to where it goes.
+
+    Raises:
+        ConfigInvalid: what waits, and what to do.
+    """
+    unfetched = buffered.unfetched(client, subject.source, subject.named_in)
+    if unfetched:
+        raise ConfigInvalid(
+            f"{plural(unfetched, 'event')} of {subject.source} with this key in the body still to be fetched "
+            "from the vendor: try again once that is done; `relay stats` says why it waits"
+        )
+    if subject.source.startswith(PREFIX):
+        documents = Documents(client).waiting(int(subject.source.removeprefix(PREFIX)))
+        if documents:
+            some = ", ".join(map(str, documents[:_SHOWN]))
+            raise ConfigInvalid(f"documents of this client still wait (executions {some}): try again after them")
+    waiting = buffered.waiting(client, subject.source, subject.touches, archived)
+    if waiting:
+        lanes = ", ".join(f"{n} in lane {lane}" for lane, n in waiting.items())
+        raise ConfigInvalid(f"events of this row still wait ({lanes}): try again once they are delivered")
 
 
 def _subject(config: Config, client: driver.Redis, table: str, key: list[str]) -> Subject:

@@ -17,6 +17,7 @@ import yaml
 
 from relay.buffer import keys, ledger
 from relay.buffer.exports import Exports, file_of
+from relay.cli import forget as forgetting
 from relay.cli.subject import Subject
 from relay.errors import ConfigInvalid
 from relay.records import Codec, Table
@@ -228,6 +229,26 @@ def test_other_rows_stay_though_the_archive_loses_the_events_that_they_share(her
     ]  # fmt: skip
     assert here.sql("SELECT name FROM erp_orders ORDER BY id") == [(PLANTED,), ("eleven",)]
     assert here.run("audit", "--deep").exit_code == 0
+
+
+def test_what_is_archived_while_the_archive_is_read_is_not_left_there(here: Here, monkeypatch: Any) -> None:
+    """It would be seen neither there nor among what waits: so what waits is looked at before, too."""
+    here.post("erp", planted(1, 1, "a"))
+    here.drain()
+    here.post("erp", planted(1, 2, "a"))
+    read = forgetting._archived
+
+    def slowly(config: Any, subject: Any) -> Any:
+        found = read(config, subject)
+        here.drain()
+        return found
+
+    monkeypatch.setattr(forgetting, "_archived", slowly)
+    with pytest.raises(ConfigInvalid, match="still wait"):
+        here.run("forget", "erp_orders", "1", "--yes")
+    monkeypatch.undo()
+    here.drain()
+    assert erased(forget(here, "erp_orders", "1"))["archive events"] == 2
 
 
 def test_events_that_wait_are_waited_for_and_nothing_is_touched(here: Here) -> None:
