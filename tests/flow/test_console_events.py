@@ -21,7 +21,7 @@ from argon2 import PasswordHasher
 from rq import Queue, SimpleWorker
 
 from relay.app import create_app
-from relay.buffer import admins, attempts, finding, fitted, keys, ledger
+from relay.buffer import admins, attempts, causes, finding, fitted, keys, ledger
 from relay.buffer.failures import Failures
 from relay.buffer.finding import Budget, Sought
 from relay.buffer.looks import Looks
@@ -685,6 +685,15 @@ def test_a_dead_letter_is_rehearsed_for_the_destination_that_refused_it(desk):
     assert "1 event of erp, for warehouse alone" in text(page.text)
     assert "rows inserted 1" in text(page.text)
     assert f'name="id" value="{taken}|warehouse|0"' in page.text
+
+
+def test_a_failure_beyond_those_that_are_looked_at_is_rehearsed_too(desk, monkeypatch):
+    monkeypatch.setattr(causes, "LOOKED_AT", 1)
+    broken, taken = post(desk, b"{oops"), post(desk, row(1))
+    desk.bury("no such column")
+    assert f"failures/one?id={broken}" in desk.get(re.search(r"failures/group/\w+", desk.get("failures/"))[0])
+    page = desk.follow(desk.submit("/console/rehearsals/", {"failure": f"{taken}|warehouse|0"}))
+    assert "rows inserted 1" in text(page.text)
 
 
 def test_a_destination_that_cannot_tell_says_so(desk):

@@ -40,11 +40,11 @@ def rehearse() -> Any:
 
 def _failed(act: dict[str, str]) -> Asked:
     """The events of a group of failures, or of one, and the only destination that a retry is for."""
-    failures, _ = causes.looked_at(Failures(here().client))
+    failures = Failures(here().client)
     if act["failure"]:
-        found = [failure for failure in failures if failure.id == act["failure"]]
+        found = failures.some([act["failure"]])
     else:
-        found = failing.chosen(failures, act["group"], act["upto"])
+        found = failing.chosen(causes.looked_at(failures)[0], act["group"], act["upto"])
     if not found:
         raise NotFound("Nothing of this is left.")
     return Asked(found[0].source, found[0].destination, sorted({failure.arrival for failure in found}))
