@@ -104,24 +104,19 @@ class Asked(msgspec.Struct, frozen=True):
 
 def rehearse(token: str) -> None:
     """Work out what a replay would change; the RQ job."""
-    config, client = _opened()
-    looks = Looks(client)
-
-    def work(asked: dict[str, Any]) -> Any:
-        return _report(config, client, msgspec.convert(asked, Asked), partial(looks.beat, token))
-
-    looks.answer(token, work)
+    _answer(token, _report)
 
 
 def replay(token: str) -> None:
     """Send events again, slower than live traffic; the RQ job."""
+    _answer(token, _replayed)
+
+
+def _answer(token: str, work: Callable[[Config, driver.Redis, Asked, Beat], dict[str, Any]]) -> None:
     config, client = _opened()
     looks = Looks(client)
-
-    def work(asked: dict[str, Any]) -> Any:
-        return _replayed(config, client, msgspec.convert(asked, Asked), partial(looks.beat, token))
-
-    looks.answer(token, work)
+    beat = partial(looks.beat, token)
+    looks.answer(token, lambda asked: work(config, client, msgspec.convert(asked, Asked), beat))
 
 
 def _opened() -> tuple[Config, driver.Redis]:

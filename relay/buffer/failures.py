@@ -15,6 +15,10 @@ from relay.buffer.redis import script
 from relay.records import Codec, Meta, Packed
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+#: Events that are read at once.
+_TOGETHER: Final = 1_000
+#: Dead letters as they are kept, each with its field.
+Letters = Sequence[tuple[str, bytes]]
 
 
 class Letter(msgspec.Struct, array_like=True):
@@ -73,6 +77,14 @@ def _dead(field: str, text: bytes, packed: Packed | None) -> Failure:
     )  # fmt: skip
 
 
+def _event_of(field: str) -> str:
+    return field.partition("|")[0]
+
+
+def _events_of(quarantined: Sequence[str], letters: Letters) -> list[str]:
+    return list(dict.fromkeys([*quarantined, *(_event_of(field) for field, _ in letters)]))
+
+
 class Failures:
     """Failures of one buffer."""
 
@@ -91,7 +103,7 @@ class Failures:
                 yield _quarantined(arrival.decode(), packed.meta)
         letters: Any = self.client.hgetall(keys.DEAD)
         for field, text in sorted(letters.items()):
-            yield _dead(field.decode(), text, self.event(field.decode().partition("|")[0]))
+            yield _dead(field.decode(), text, self.event(_event_of(field.decode())))
 
     def first(self, most: int) -> tuple[list[Failure], bool]:
         """As many failures, read in a few round trips however many there are: quarantine first, oldest first.
@@ -102,13 +114,9 @@ class Failures:
         raw: Any = self.client.zrange(keys.QUARANTINE, 0, most - 1)
         quarantined = [arrival.decode() for arrival in raw]
         letters = self._letters(most - len(quarantined))
-        wanted = list(dict.fromkeys([*quarantined, *(field.partition("|")[0] for field, _ in letters)]))
-        known, read = self._events(wanted)
-        found = [
-            *(_quarantined(arrival, known[arrival].meta) for arrival in quarantined if arrival in known),
-            *(_dead(field, text, known.get(field.partition("|")[0])) for field, text in letters),
-        ]
-        return found, read < len(quarantined)
+        wanted = _events_of(quarantined, letters)
+        blobs = self._bodies.first(wanted)
+        return self._told(quarantined, letters, zip(wanted, blobs, strict=False)), len(blobs) < len(quarantined)
 
     def some(self, ids: Iterable[str]) -> list[Failure]:
         """Those of failures that are still there."""
@@ -117,16 +125,18 @@ class Failures:
         texts: Any = self.client.hmget(keys.DEAD, fields) if fields else []
         scores: Any = self.client.zmscore(keys.QUARANTINE, arrivals) if arrivals else []
         quarantined = [one for one, score in zip(arrivals, scores, strict=True) if score is not None]
-        letters = {field: text for field, text in zip(fields, texts, strict=True) if text is not None}
-        left = list(dict.fromkeys([*quarantined, *(field.partition("|")[0] for field in letters)]))
-        known: dict[str, Packed] = {}
-        while left:
-            page, read = self._events(left)
-            known |= page
-            left = left[read:]
+        letters = [(field, text) for field, text in zip(fields, texts, strict=True) if text is not None]
+        events = _events_of(quarantined, letters)
+        blobs = self._bodies.every(events, _TOGETHER)
+        return self._told(quarantined, letters, zip(events, blobs, strict=True))
+
+    def _told(
+        self, quarantined: Sequence[str], letters: Letters, blobs: Iterable[tuple[str, bytes | None]]
+    ) -> list[Failure]:
+        known = {arrival: self._codec.unpack(blob) for arrival, blob in blobs if blob is not None}
         return [
             *(_quarantined(arrival, known[arrival].meta) for arrival in quarantined if arrival in known),
-            *(_dead(field, text, known.get(field.partition("|")[0])) for field, text in letters.items()),
+            *(_dead(field, text, known.get(_event_of(field))) for field, text in letters),
         ]
 
     def _letters(self, most: int) -> list[tuple[str, bytes]]:
@@ -138,12 +148,6 @@ class Failures:
         )  # fmt: skip
         found = dict(itertools.islice(pages, most))
         return sorted((field.decode(), text) for field, text in found.items())
-
-    def _events(self, arrivals: Sequence[str]) -> tuple[dict[str, Packed], int]:
-        """Those of events that fit into the bytes that are read at once, and how many were read, at least one."""
-        blobs = self._bodies.first(arrivals)
-        read = zip(arrivals, blobs, strict=False)
-        return {a: self._codec.unpack(blob) for a, blob in read if blob is not None}, len(blobs)
 
     def event(self, arrival: str) -> Packed | None:
         """A kept event, None where it is gone."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from collections.abc import Iterable
 from typing import Final
@@ -46,7 +45,7 @@ def meant(text: str) -> list[str]:
     try:
         found = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
         return found.decode().split("\n") if found else []
-    except (ValueError, binascii.Error, zlib.error):
+    except (ValueError, zlib.error):
         return []
 
 

@@ -79,7 +79,7 @@ def failure_act() -> Any:
     if not sure:
         return page(
             "failure_confirm.html", act=act, group=group, upto=upto, id=id_, wanted=wanted, first=wanted[0],
-            chosen=failing.named(wanted), command=_command(act, wanted),
+            chosen=failing.named(wanted), command=_command(act, wanted), listed=len(wanted) > _NAMED,
         )  # fmt: skip
     _act(act, failures, wanted)
     return back("failures_page")
