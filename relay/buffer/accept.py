@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import time
 from collections import deque
@@ -120,7 +119,8 @@ class Front:
         self.client: driver.Redis = connect(url, timeout_s=deadline_s)
         self.bounds = bounds
         self._ring, self._deadline_s = ring, deadline_s
-        self._looked, self._rung = -MARKS_LOOK_S, deque[str]()
+        self._looked = -MARKS_LOOK_S
+        self._rung = deque[str]()  # lanes whose bells are to be rung
         self.wait_ms = int(deadline_s * 1000 * WAIT_SHARE) if waits else 0
         self._put = script(self.client, "put", wait_ms=self.wait_ms)
         self._committer: Committer[Delivery, list[Taken] | str] = Committer(
@@ -136,10 +136,8 @@ class Front:
         """
         size = sum(len(offer.blob) + 256 for offer in delivery.offers)
         taken = self._committer.put(delivery, size, self._deadline_s)
-        # Only now: while a bell is rung, nobody else's delivery waits for its group.
-        with contextlib.suppress(IndexError):
-            while True:
-                self._ring(self._rung.popleft())
+        if self._rung:  # only now: while a bell is rung, nobody else's delivery waits for its group
+            self._ring_out()
         if taken == "denied":
             raise Unauthenticated("the API key opens nothing, or not this table", reason="key_refused")
         if isinstance(taken, str):
@@ -147,6 +145,14 @@ class Front:
                 f"{_NO_ROOM[taken]} (source {delivery.source})", reason="over_budget", retry_after_s=30
             )
         return taken
+
+    def _ring_out(self) -> None:
+        while self._rung:
+            try:
+                lane = self._rung.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            self._ring(lane)
 
     def _send(self, group: list[Delivery]) -> list[list[Taken] | str]:
         key_list, args = _plan(group, self.bounds, int(time.time()), looks=self._looks())
