@@ -1,8 +1,8 @@
 """A core for each web process, where there are no more cores than web processes.
 
 The threads of a process take turns at Python's lock. Left to itself, the kernel wakes each on whichever core is
-idle, and every turn begins with cold caches: `bench accept` counts a quarter less CPU where a process stays on one
-core. Where there are more cores than processes nothing is done: others may have chosen the same.
+idle, and every turn begins with cold caches. Where there are more cores than processes nothing is done: others may
+have chosen the same.
 """
 
 from __future__ import annotations
