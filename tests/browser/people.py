@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Error, Page, Request, ViewportSize
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Error,
+    Locator,
+    Page,
+    Request,
+    ViewportSize,
+)
 
 DESKTOP: Final = ViewportSize(width=1280, height=800)
 PHONE: Final = ViewportSize(width=390, height=844)
@@ -74,18 +84,30 @@ class Person:
         self.page.goto(link)
         self.page.get_by_label("Password").fill(password)
         self.page.get_by_label("Once more").fill(password)
-        self.page.get_by_role("button", name="Set the password").click()
+        self.follow(self.page.get_by_role("button", name="Set the password"))
 
     def log_in(self, name: str, password: str) -> None:
         """Fill in the form of the login."""
         self.open("login")
         self.page.get_by_label("Name").fill(name)
         self.page.get_by_label("Password").fill(password)
-        self.page.get_by_role("button", name="Log in").click()
+        self.follow(self.page.get_by_role("button", name="Log in"))
 
-    def press(self, name: str) -> None:
-        """Press a button of the page's main part."""
-        self.page.get_by_role("main").get_by_role("button", name=name, exact=True).click()
+    def log_out(self) -> None:
+        """Press the button that each page has."""
+        self.follow(self.page.get_by_role("button", name="Log out"))
+
+    def press(self, name: str | re.Pattern[str]) -> None:
+        """Press the button of a form in the page's main part."""
+        self.follow(self.page.get_by_role("main").get_by_role("button", name=name, exact=True))
+
+    def follow(self, way: Locator) -> None:
+        """Click on a button of a form, or a link, and wait until the page that it leads to is there.
+
+        Without it, what is done next may meet the browser between two pages.
+        """
+        with self.page.expect_navigation():
+            way.click()
 
     def says(self) -> str:
         """The main part's words."""

@@ -62,18 +62,18 @@ def test_failures_of_a_cause_are_discarded_together_after_one_question_with_thei
     for _ in range(3):
         on.post(f"not json {next(numbers)}".encode())
     page, before = me.open("failures/"), ledger_of(on, "discarded")
-    cause(page, "not_json").get_by_role("button", name="Discard 3").click()
+    me.follow(cause(page, "not_json").get_by_role("button", name="Discard 3"))
     assert "3" in page.get_by_role("heading", level=1).inner_text()
     assert ledger_of(on, "discarded") == before, "it was only asked"
-    page.get_by_role("main").get_by_role("link", name="No, go back").click()
+    me.follow(page.get_by_role("main").get_by_role("link", name="No, go back"))
     assert ledger_of(on, "discarded") == before
-    cause(page, "not_json").get_by_role("button", name="Discard 3").click()
+    me.follow(cause(page, "not_json").get_by_role("button", name="Discard 3"))
     on.post(f"not json {next(numbers)}".encode())
-    me.page.get_by_role("main").get_by_role("button", name=re.compile("iscard|Give up")).click()
+    me.press(re.compile("iscard|Give up"))
     expect(page.get_by_role("status")).to_contain_text("3 failures given up.")
     assert ledger_of(on, "discarded") == before + 3, "what came after the count was shown is kept"
-    cause(page, "not_json").get_by_role("button", name="Discard 1").click()
-    me.page.get_by_role("main").get_by_role("button", name=re.compile("iscard|Give up")).click()
+    me.follow(cause(page, "not_json").get_by_role("button", name="Discard 1"))
+    me.press(re.compile("iscard|Give up"))
     expect(cause(page, "not_json")).to_have_count(0)
 
 
@@ -84,11 +84,11 @@ def test_rows_that_a_destination_refused_are_retried_together_once_it_takes_them
         on.post(thing(id_, name="refused for a while"))
     eventually(lambda: on.records("mbi")["dead"] == buried + 4, "they are refused")
     page = me.open("failures/")
-    cause(page, "refused for a while").get_by_role("link").first.click()
+    me.follow(cause(page, "refused for a while").get_by_role("link").first)
     assert "refused for a while" in me.says()
-    page.get_by_role("main").get_by_role("button", name=re.compile("^Retry 4")).click()
+    me.follow(page.get_by_role("main").get_by_role("button", name=re.compile("^Retry 4")))
     on.imports.objects_to = lambda _point: None
-    me.page.get_by_role("main").get_by_role("button", name=re.compile("etry|Send")).click()
+    me.press(re.compile("etry|Send"))
     expect(page.get_by_role("status")).to_contain_text("4 failures sent again.")
     stored = eventually(lambda: on.settled("mbi") and on.imports.rows("erp_things"), "they are stored")
     on.imports.objects_to = refuses_thirteen
@@ -102,7 +102,7 @@ def test_rows_that_a_destination_refused_are_retried_together_once_it_takes_them
 def test_a_destination_is_paused_with_a_reason_and_resumed(me, on):
     page = me.open("destinations/")
     card = page.get_by_role("region", name="warehouse")
-    card.get_by_role("button", name="Pause").click()
+    me.follow(card.get_by_role("button", name="Pause"))
     assert "Pause warehouse?" in me.says()
     page.get_by_label("Why").fill("the new disk")
     me.press("Pause")
@@ -113,7 +113,7 @@ def test_a_destination_is_paused_with_a_reason_and_resumed(me, on):
     page.reload()
     expect(card).to_contain_text("the new disk")
     stored = on.records("warehouse")["stored"]
-    card.get_by_role("button", name="Resume").click()
+    me.follow(card.get_by_role("button", name="Resume"))
     me.press("Resume")
     expect(page.get_by_role("status")).to_contain_text("warehouse goes on.")
     eventually(lambda: on.records("warehouse")["stored"] > stored, "what waited is stored")
@@ -131,7 +131,7 @@ def test_a_key_is_shown_once_and_revoked_after_one_question(me, on):
     assert found is not None
     page.goto("/console/keys/")
     assert made not in page.content()
-    page.get_by_role("button", name=f"Revoke {found.short}").click()
+    me.follow(page.get_by_role("button", name=f"Revoke {found.short}"))
     assert f"Revoke {found.short}?" in me.says()
     assert registry.find(made) is not None
     me.press("Revoke")
@@ -159,7 +159,7 @@ def test_an_event_that_failed_is_found_by_its_delivery_id_and_opened(me, on):
     page = me.open("events/")
     page.get_by_label("Event or delivery id").fill(f"d-{id_}")
     me.press("Search")
-    page.get_by_role("link", name=taken).click()
+    me.follow(page.get_by_role("link", name=taken))
     assert "thing.saved of erp" in me.says()
     assert '"name": "no id"' in me.says()
 
@@ -172,7 +172,7 @@ def test_an_event_that_was_delivered_is_found_in_the_archive(me, on):
     page.get_by_label("Look in").select_option("archive")
     page.get_by_label("Event or delivery id").fill(f"d-{id_}")
     me.press("Search")
-    page.get_by_role("link", name=taken).click()
+    me.follow(page.get_by_role("link", name=taken))
     assert "Rows that it became" in me.says()
     assert '"a thing"' in me.says()
 
@@ -208,6 +208,6 @@ def test_refused_signatures_are_shown_with_what_the_doctor_found(me, on):
         lambda: "shop" in (found := Accounts(on.buffer).every()) and found["shop"].findings, "it is looked at"
     )
     page = me.open("sources/")
-    page.get_by_role("link", name="shop", exact=True).click()
+    me.follow(page.get_by_role("link", name="shop", exact=True))
     assert "answered 401" in me.says()
     assert "signing secret" in me.says()

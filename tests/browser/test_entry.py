@@ -81,7 +81,7 @@ def test_a_link_is_good_once_then_the_password_opens_the_console(on, cookies, me
     assert "This link opens nothing" in ada.says()
     ada.log_in(name, PASSWORD)
     expect(ada.page.get_by_role("heading", name="Overview")).to_be_visible()
-    ada.page.get_by_role("button", name="Log out").click()
+    ada.log_out()
     expect(ada.page.get_by_role("heading", name="Log in")).to_be_visible()
     ada.open("events/")
     assert ada.page.url.endswith("/console/login")
@@ -92,7 +92,7 @@ def test_after_the_logout_nothing_is_left_to_go_back_to(on, cookies, meet):
     eve.welcome(link, PASSWORD)
     eve.log_in("eve", PASSWORD)
     eve.open("keys/")
-    eve.page.get_by_role("button", name="Log out").click()
+    eve.log_out()
     eve.page.go_back()
     expect(eve.page.get_by_role("heading", name="Log in")).to_be_visible()
 
@@ -104,7 +104,7 @@ def test_a_stolen_session_is_worth_nothing_once_its_owner_has_logged_out(on, coo
     thief = meet(on, owner.cookies())
     thief.open()
     expect(thief.page.get_by_role("heading", name="Overview")).to_be_visible()
-    owner.page.get_by_role("button", name="Log out").click()
+    owner.log_out()
     expect(owner.page.get_by_role("heading", name="Log in")).to_be_visible()
     expect(thief.page.get_by_role("heading", name="Log in")).to_be_visible(timeout=20_000)
     for path in ("", "events/", "keys/", "failures/"):

@@ -74,7 +74,7 @@ def test_a_destination_is_paused_without_a_mouse(on, cookies, meet):
     page.get_by_role("heading", name="Destinations", level=1).wait_for()
     _tab_to(page, "Pause")
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Pause").wait_for()
+    page.get_by_role("heading", name="Pause ", level=1).wait_for()
     _tab_to(page, "Pause")
     page.keyboard.press("Shift+Tab")
     page.keyboard.type("by keyboard")
