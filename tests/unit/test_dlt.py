@@ -8,13 +8,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import pytest
+from dlt.pipeline.pipeline import Pipeline
 
 from relay.errors import Permanent, Refused, Transient
 from tests.contracts.destinations import START, gone, item, row
@@ -248,6 +251,40 @@ def test_a_load_that_fails_leaves_nothing_that_would_be_sent_later(make: Make, t
         db.execute("DROP SCHEMA IF EXISTS rowhook_staging CASCADE")
     assert deliver(lake, row(3, id=1, note="newest")) == [STORED]
     assert [(one["id"], one["note"]) for one in rows(tmp_path)] == [("1", "newest")]
+
+
+def test_after_a_load_of_unknown_outcome_what_dlt_says_of_the_next_is_not_believed_but_counted(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*_: object, **__: object) -> None:
+        raise ConnectionResetError("in the middle of a load")
+
+    def emptied(pipeline: Any, *args: Any, **options: Any) -> Any:
+        done = run(pipeline, *args, **options)
+        # As if the first load had emptied the staging table under this one.
+        with duckdb.connect(str(tmp_path / "w.duckdb")) as late:
+            late.execute("DELETE FROM rowhook.shop_orders WHERE id = '2'")
+        return done
+
+    run = Pipeline.run
+    lake = make(unknown_hold_s=600)
+    deliver(lake, row(1, id=1))
+    with monkeypatch.context() as patch:
+        patch.setattr("dlt.load.load.Load.load_single_package", cut)
+        with pytest.raises(Transient, match="in the middle of a load") as caught:
+            deliver(lake, row(1, id=2), row(1, id=3))
+    assert caught.value.unknown
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "run", emptied)
+        with pytest.raises(Transient, match="1 of 2 rows of a load are in shop_orders") as caught:
+            deliver(lake, row(1, id=2), row(1, id=3))
+    assert (caught.value.reason, caught.value.unknown) == ("load", True)
+    assert deliver(lake, row(1, id=2), row(1, id=3)) == [STORED] * 2
+    assert {one["id"] for one in rows(tmp_path)} == {"1", "2", "3"}
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 601)
+    monkeypatch.setattr("worker.destinations.dlt.time", later)
+    monkeypatch.setattr(lake, "_check_there", lambda *_: pytest.fail("nothing can arrive any more"))
+    assert deliver(lake, row(2, id=2)) == [STORED]
 
 
 def test_tables_are_counted_and_nothing_stays_on_this_machine(make: Make, tmp_path: Path) -> None:

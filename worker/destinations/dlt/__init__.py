@@ -9,7 +9,8 @@ that folder is thrown away with each failure and each process. What dlt must kno
 the warehouse.
 
 A merge goes through `<dataset>_staging.<table>`, which each load empties first. Of two loads at once, one would
-merge nothing and be told that all went well: so there is one lane, and one destination a dataset.
+merge nothing and be told that all went well: so there is one lane, and one destination a dataset. A load of which
+nobody knows what became may do as much to the next one; so for as long as it may, the rows of each are counted.
 
 dlt is an extra, `pip install 'rowhook[dlt]'`, with what the warehouse needs besides (`dlt[snowflake]`). Shown with
 DuckDB; of the others only dlt's own word is known.
@@ -21,7 +22,8 @@ import datetime as dt
 import errno
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar
@@ -87,6 +89,8 @@ class Dlt(Destination):
         self._folder = data_dir / _FOLDER / name
         self._home: Home | None = None
         self._pipeline: Any = None
+        #: Until then (`time.monotonic`) a load whose outcome is unknown may still do something.
+        self._doubted_until = 0.0
 
     def deliver(self, batch: Batch) -> list[Verdict]:
         """See `Destination`; a load is over once dlt says that the merge was done."""
@@ -126,7 +130,10 @@ class Dlt(Destination):
             self._drop()
             if records and _is_ours(error):
                 raise
-            raise self._consequence(error) from None
+            consequence = self._consequence(error)
+            if isinstance(consequence, Transient) and consequence.unknown:
+                self._doubted_until = time.monotonic() + self.settings.unknown_hold_s
+            raise consequence from None
 
     def _open(self) -> Any:
         if self._pipeline is not None:
@@ -175,7 +182,30 @@ class Dlt(Destination):
             columns={names[column]: hint for column, hint in hints.items()},
             max_table_nesting=0,
         )
-        pipeline.run(resource).raise_on_failed_jobs()
+        done = pipeline.run(resource)
+        done.raise_on_failed_jobs()
+        if time.monotonic() < self._doubted_until:
+            self._check_there(batch.table.name, done.loads_ids, len(rows))
+
+    def _check_there(self, table: str, loads: Sequence[str], expected: int) -> None:
+        """Raise where not all rows of a load are in their table: an earlier one emptied the staging under it."""
+        ids = ", ".join(f"'{load}'" for load in loads)  # dlt's own, of digits and a point
+        sql = f"SELECT count(*) FROM {self._qualified(table)} WHERE _dlt_load_id IN ({ids})"  # noqa: S608 - ours
+        ((there,),) = self._ask(sql)
+        if there != expected:
+            raise Transient(
+                f"{self.settings.warehouse}: {there} of {expected} rows of a load are in {table}, though it said "
+                "that all is well; it goes again once nothing of an earlier load can still arrive",
+                reason="load", unknown=True,
+            )  # fmt: skip
+
+    def _qualified(self, table: str) -> str:
+        pipeline = self._open()
+        with pipeline.sql_client() as client:
+            name: str = client.make_qualified_table_name(
+                pipeline.default_schema.naming.normalize_table_identifier(table)
+            )
+            return name
 
     def _ask(self, sql: str) -> list[tuple[Any, ...]]:
         with self._open().sql_client() as client, client.execute_query(sql) as cursor:
@@ -190,9 +220,7 @@ class Dlt(Destination):
         schema = pipeline.default_schema
         found = []
         for table in schema.data_tables():
-            with pipeline.sql_client() as client:
-                name = client.make_qualified_table_name(table["name"])
-            ((rows, deleted, newest),) = self._ask(f"{_COUNTS} {name}")
+            ((rows, deleted, newest),) = self._ask(f"{_COUNTS} {self._qualified(table['name'])}")
             columns = table["columns"].items()
             types = {n: str(c.get("data_type", "")) for n, c in columns if not n.startswith(("_relay_", "_dlt_"))}
             found.append(TableInfo(table["name"], rows, deleted, _utc(newest), types))
