@@ -163,6 +163,25 @@ def test_a_replay_that_nobody_took_up_is_gone_on_with_from_its_page(narrow, monk
     assert emitted(narrow) == 5 + 5
 
 
+def test_a_replay_that_is_broken_off_on_its_way_can_be_sent_again_as_a_whole(narrow, monkeypatch):
+    def killed(n):
+        if n == 1:
+            raise SystemExit
+
+    at = begin(narrow)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, killed)
+        narrow.work()
+    page = text(narrow.web.get(at).text)
+    assert "It was broken off (SystemExit)" in page
+    assert "Send all 5 events again" in page
+    monkeypatch.setattr(jobs, "BACKLOG", 1_000)
+    narrow.drain()
+    assert "5 of 5 events sent again" in text(narrow.follow(narrow.submit(f"{at}/rest", {"sure": "yes"})).text)
+    narrow.drain()
+    assert ledger.audit(narrow.client, deep=True) == []
+
+
 # --- signs of life -----------------------------------------------------------------------------------------
 
 

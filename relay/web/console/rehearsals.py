@@ -122,7 +122,7 @@ def replayed(token: str) -> Any:
     return page(
         "replayed.html", token=token, source=look.asked["source"], why=look.why, found=look.value, rest=len(rest),
         next=rest[0] if rest else "", count=len(look.asked["arrivals"]), followed=look.followed,
-        so_far=_so_far(look.progress),
+        so_far=_so_far(look.progress), halfway=bool(look.beat_ms),
     )  # fmt: skip
 
 
@@ -144,8 +144,8 @@ def replay_rest(token: str) -> Any:
 
 
 def _rest(look: Look) -> list[str]:
-    """What a replay did not send, where that is known for sure: it ended early by itself, or was never begun."""
-    if look.state == FAILED and not look.beat_ms:
+    """What a replay did not send. Where it failed on its way that is not known for sure, so it is everything."""
+    if look.state == FAILED:
         return sorted(look.asked["arrivals"])
     return list(look.value["rest"]) if look.value else []
 
