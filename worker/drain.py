@@ -146,10 +146,10 @@ class Ahead:
         self.lane, self.pace, self._read = lane, pace, read
         self.sources, self._looked = lane.sources(), time.monotonic()
         self._thread = ThreadPoolExecutor(1, "ahead")
-        self._next: Future[Taken | float] | None = None
+        self._next: Future[Taken | float | None] | None = None
 
-    def take(self, most: int) -> Taken | float:
-        """The next claim, read; or seconds until something is due."""
+    def take(self, most: int) -> Taken | float | None:
+        """The next claim, read; or seconds until something is due; or None: the destination is paused."""
         if self._next is not None:
             taken, self._next = self._next.result(), None
             return taken
@@ -175,7 +175,7 @@ class Ahead:
         """End the thread."""
         self._thread.shutdown()
 
-    def _take(self, in_hand: Sequence[Claimed], most: int) -> Taken | float:
+    def _take(self, in_hand: Sequence[Claimed], most: int) -> Taken | float | None:
         now = time.monotonic()
         if now - self._looked > SOURCES_S:
             self.sources, self._looked = self.lane.sources(), now
@@ -210,6 +210,9 @@ def _serve(
                 ahead.finish(even_if_due=True)
                 return True
             found = ahead.take(PROBE_EVENTS if standing.probing else MOST_EVENTS)
+            if found is None:  # the ticker rings once it is resumed
+                ahead.finish(even_if_due=True)
+                return False
             if isinstance(found, Taken):
                 ahead.go_on(found)
                 settlement = deliver(found.work, standing)

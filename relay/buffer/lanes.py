@@ -139,8 +139,8 @@ class Lane:
         full: int,
         rest_ms: int,
         in_hand: Sequence[Claimed] = (),
-    ) -> list[Claimed] | float:
-        """The oldest due events, or seconds until something is due (-1 where nothing waits).
+    ) -> list[Claimed] | float | None:
+        """The oldest due events, or seconds until something is due (-1 where nothing waits); None: it is paused.
 
         Those `in_hand`, claimed before and not settled yet, are passed over.
 
@@ -150,11 +150,13 @@ class Lane:
         held = Counter(one.source for one in in_hand)
         skips = [held[source] for source in sources]
         reply = self._claim(
-            [self._state, keys.EVENTS, keys.left(self.name), *self._queues(sources)],
+            [self._state, keys.EVENTS, keys.left(self.name), self._target, *self._queues(sources)],
             [self.token, LEASE_MS, most, most_bytes, linger_ms, full, rest_ms, _encode(skips), len(in_hand)],
         )
         if reply[0] == b"lost":
             raise StaleClaim(f"lane {self.name} was given to another drain")
+        if reply[0] == b"paused":
+            return None
         if reply[0] == b"wait":
             return float(reply[1]) / 1000 if reply[1] >= 0 else -1.0
         rest = iter(reply[1:])

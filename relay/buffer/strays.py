@@ -111,7 +111,7 @@ def discard(client: driver.Redis, destinations: Collection[str], sources: Collec
     return given_up
 
 
-def _claim(lane: Lane, source: str) -> list[Claimed] | float:
+def _claim(lane: Lane, source: str) -> list[Claimed] | float | None:
     return lane.claim([source], most=_MOST, most_bytes=_MOST_BYTES, linger_ms=_SOON_MS, full=1, rest_ms=0)
 
 

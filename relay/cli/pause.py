@@ -26,7 +26,10 @@ def pause(
     config: ConfigFile = None,
     data: DataDir = DATA,
 ) -> None:
-    """Deliver nothing to a destination until `relay resume`; deliveries are taken all the same."""
+    """Deliver nothing to a destination until `relay resume`; deliveries are taken all the same.
+
+    What is being sent is finished first: a batch, or two of a backlog.
+    """
     settings = opened(config, data)
     _known(settings, destination)
     destinations.pause(buffer(settings), destination, why)

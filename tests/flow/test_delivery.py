@@ -10,6 +10,7 @@ import redis
 
 from relay.buffer import keys, ledger
 from relay.buffer.accept import Bounds, Delivery, Front, Offer
+from relay.buffer.destinations import pause, resume
 from relay.buffer.failures import Letter
 from relay.buffer.fences import Fences
 from relay.buffer.lanes import Lane, Watch
@@ -286,6 +287,29 @@ def test_a_drain_that_dies_between_commit_and_settlement_delivers_again_and_sett
     Watch(redis_url).release("mbi/0/1", "dead")
     here.drain()
     assert here.states() == {"stored": 1}
+    assert ledger.audit(here.client, deep=True) == []
+
+
+def test_a_drain_that_lives_takes_nothing_more_once_its_destination_is_paused(here):
+    def pause_and_come_again(_post):
+        if not here.client.hexists(keys.destination("mbi"), "paused"):
+            pause(here.client, "mbi", "the disk is changed")
+            here.put(order(2))
+
+    here.server.choose = pause_and_come_again
+    here.put(order(1))
+    assert here.drain() is False, "nobody rings for it again before it is resumed"
+    assert here.live() == [1], "what was being sent is finished"
+    assert here.states() == {"stored": 1, "pending": 1}
+    rung = []
+    watch = Watch(here.url)
+    watch.ring_due(0, rung.append, lambda _: True)
+    assert rung == []
+    resume(here.client, "mbi")
+    watch.ring_due(0, rung.append, lambda _: True)
+    assert rung == ["mbi/0/1"]
+    here.drain()
+    assert here.live() == [1, 2]
     assert ledger.audit(here.client, deep=True) == []
 
 

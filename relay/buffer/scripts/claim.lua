@@ -2,23 +2,25 @@
 -- Hands a lane's holder the oldest due events, in turn from each source's queue. They stay where they are until
 -- they are settled: the lane's lease is what keeps others away.
 --
--- KEYS  1 lane, 2 events, 3 left, 4… queues
+-- KEYS  1 lane, 2 events, 3 left, 4 destination, 5… queues
 -- ARGV  1 token, 2 lease (ms), 3 most events, 4 most bytes, 5 linger (ms), 6 full (events),
 --       7 rest after an unknown outcome (ms), 8 how many of each queue are in hand already (msgpack), passed over,
 --       9 how many that is in all
--- Returns  {"lost"}, the lease is not ours; {"wait", ms until the oldest is due, or -1 where nothing waits};
---          {"ok", then queue index, arrival, positions left or "", blob an event}
+-- Returns  {"lost"}, the lease is not ours; {"paused"}, its destination is; {"wait", ms until the oldest is due, or
+--          -1 where nothing waits}; {"ok", then queue index, arrival, positions left or "", blob an event}
 local time = redis.call("TIME")
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 if redis.call("HGET", KEYS[1], "holder") ~= ARGV[1] then return {"lost"} end
 redis.call("HSET", KEYS[1], "until", now + tonumber(ARGV[2]))
+-- A drain may live for long while events keep coming: what is paused meanwhile is handed nothing more.
+if redis.call("HEXISTS", KEYS[4], "paused") == 1 then return {"paused"} end
 local most, most_bytes, linger, full = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local queues = #KEYS - 3
+local queues = #KEYS - 4
 local skips = cmsgpack.unpack(ARGV[8])
 local found, oldest, waiting = {}, nil, 0
 local share = math.ceil(most / queues)
 local function due_of(q, count)
-  return redis.call("ZRANGEBYSCORE", KEYS[q + 3], "-inf", now + linger, "WITHSCORES", "LIMIT", skips[q], count)
+  return redis.call("ZRANGEBYSCORE", KEYS[q + 4], "-inf", now + linger, "WITHSCORES", "LIMIT", skips[q], count)
 end
 for q = 1, queues do
   local items = due_of(q, share)
@@ -28,7 +30,7 @@ for q = 1, queues do
     local due = tonumber(items[2])
     if not oldest or due < oldest then oldest = due end
   elseif skips[q] == 0 then
-    local next = redis.call("ZRANGE", KEYS[q + 3], 0, 0, "WITHSCORES")
+    local next = redis.call("ZRANGE", KEYS[q + 4], 0, 0, "WITHSCORES")
     if #next > 0 and (not oldest or tonumber(next[2]) < oldest) then oldest = tonumber(next[2]) end
   end
 end
