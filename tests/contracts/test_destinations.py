@@ -605,6 +605,15 @@ def test_two_spellings_of_a_numeric_key_do_not_break_the_batch(place: Harness) -
     assert [one["v"] for one in place.rows("spelled")] == ["new"]
 
 
+def test_a_record_of_more_columns_than_a_table_takes_is_refused_and_widens_nothing(place: Harness) -> None:
+    destination, table = place.open(), TableSpec("loose", ("id",), (), {})
+    assert deliver(destination, row(1, id=1), table=table) == [STORED]
+    with pytest.raises(Permanent, match=r"at most \d+"):  # it is counted first, or the database itself does
+        deliver(destination, row(1, id=2), row(1, id=3, **{f"f{n}": n for n in range(5_000)}), table=table)
+    assert deliver(destination, row(1, id=2, a=1), table=table) == [STORED]
+    assert not [name for name in place.rows("loose")[0] if name.startswith("f")]
+
+
 # --- names --------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,19 @@ def foreign_table(table: str, where: str) -> Permanent:
     )
 
 
+def check_width(table: str, has: int, more: int, most: int) -> None:
+    """Refuse more columns than a table can have, before any is made: each takes longer than the one before.
+
+    Raises:
+        Permanent: says how many there are.
+    """
+    if has + more > most:
+        raise Permanent(
+            f"table {table} has {has} columns and would need {more} more, but a table has at most {most}: leave "
+            "fields out (the source's `redact: drop`), or send them as one field"
+        )
+
+
 def quoted(name: str) -> str:
     """An SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

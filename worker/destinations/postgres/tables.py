@@ -16,6 +16,7 @@ from worker.columns.layout import (
     Dialect,
     Layout,
     Wanted,
+    check_width,
     first_columns,
     foreign_table,
     quoted,
@@ -45,6 +46,8 @@ _RELAY_TYPES: Final = (
     ("_relay_test", "boolean"),
     ("_relay_data_version", 'text COLLATE "C"'),
 )
+#: PostgreSQL's own limit (https://www.postgresql.org/docs/current/limits.html); dropped columns count too.
+MOST_COLUMNS: Final = 1_600
 #: A table of more rows is not rewritten to widen a column.
 WIDEN_ROWS: Final = 100_000
 
@@ -204,7 +207,9 @@ class Tables:
 
     def _alter(self, spec: TableSpec, layout: Layout, wanted: Sequence[Wanted], actual: set[str]) -> None:
         new: list[Column] = []
-        for want in filter(layout.lacks, wanted):
+        lacking = [want for want in wanted if layout.lacks(want)]
+        check_width(layout.table, len(actual), sum(not layout.narrow(want) for want in lacking), MOST_COLUMNS)
+        for want in lacking:
             widened = layout.narrow(want) and self._widen(spec, layout, want)
             if not widened:
                 new.append(layout.column_for(want, actual | {c.name for c in new}, DIALECT))

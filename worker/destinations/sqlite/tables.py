@@ -16,6 +16,7 @@ from worker.columns.layout import (
     Dialect,
     Layout,
     Wanted,
+    check_width,
     first_columns,
     foreign_table,
     quoted,
@@ -88,9 +89,14 @@ def _create(db: sqlite3.Connection, spec: TableSpec, file: str) -> None:
 
 
 def add(db: sqlite3.Connection, spec: TableSpec, layout: Layout, wanted: Sequence[Wanted]) -> None:
-    """Add columns that a table lacks."""
-    taken = _actual(db, layout.table)
-    for want in filter(layout.lacks, wanted):
+    """Add columns that a table lacks.
+
+    Raises:
+        Permanent: it would have more than SQLite allows.
+    """
+    taken, lacking = _actual(db, layout.table), list(filter(layout.lacks, wanted))
+    check_width(layout.table, len(taken), len(lacking), db.getlimit(sqlite3.SQLITE_LIMIT_COLUMN))
+    for want in lacking:
         column = layout.column_for(want, taken, DIALECT)
         db.execute(f"ALTER TABLE {quoted(layout.table)} ADD COLUMN {quoted(column.name)} {_TYPES[column.kind]}")
         _remember(db, spec, [column])
