@@ -291,6 +291,8 @@ class Vendor:
         return [_as_sent(event) for event in events] if self.hydrations else events
 
     def _event(self, request: Request, data: Any, kept: dict[str, str]) -> Event:
+        if not isinstance(data, dict):  # whatever its type: all that the fields are read from is objects
+            raise MalformedPayload("the body is not an object", reason="not_an_object")
         type_, id_ = self.type(request, data), self.id(request, data)
         if not isinstance(type_, str):
             raise MalformedPayload(f"the event's type is not text but {type(type_).__name__}", reason="no_type")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from relay import recipes
 from relay.errors import MalformedPayload, RelayError, Unauthenticated
 from relay.records import (
     NS,
@@ -251,6 +252,19 @@ def test_hostile_bodies_are_malformed_or_quarantined(kind: str) -> None:
     for case in first_case_of_each_type(kind):
         for body in sources.HOSTILE_BODIES:
             survives(case.vendor, msgspec.structs.replace(case.request(), body=body))
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - set(recipes.names())))
+def test_a_body_that_is_no_object_is_malformed_and_never_a_fault_of_our_mapping(kind: str) -> None:
+    """Of a recipe it may be: its expressions can read a list or a plain value."""
+    for case in first_case_of_each_type(kind):
+        for body in (b"null", b"[]", b'"x"', b"7", b"[null]", b'["x"]', b"[[]]"):
+            request = msgspec.structs.replace(case.request(), body=body)
+            try:
+                events = sources.read(case.vendor, request)
+            except MalformedPayload:
+                continue
+            assert [sources.mapped(case.vendor, event) for event in events] == [[]] * len(events)
 
 
 @each_kind_of_case

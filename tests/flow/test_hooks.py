@@ -13,6 +13,7 @@ import redis
 from relay import config as configuration
 from relay.app import create_app
 from relay.buffer import keys, ledger
+from relay.buffer.failures import Failures
 from relay.config import Config, Settings
 from relay.configured import sources_of
 from relay.records import NS
@@ -142,6 +143,14 @@ def test_a_verified_body_that_cannot_be_read_or_mapped_is_quarantined_and_answer
     assert events(client) == {"accepted": 1, "quarantined": 1}
     assert client.zcard(keys.QUARANTINE) == 1
     assert ledger.audit(client, deep=True) == []
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"text"'])
+def test_a_body_that_is_no_object_is_told_in_words_and_blamed_on_the_vendor(web, config, client, body):
+    web.post("/hooks/shop", **signed(config, body=body))
+    assert [(f.blame, f.reason, f.type) for f in Failures(client).every()] == [
+        ("vendor", "not_an_object: the body is not an object", "orders/create")
+    ]
 
 
 def test_a_type_that_is_not_mapped_is_ignored_and_counted(web, config, client):
