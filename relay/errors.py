@@ -8,6 +8,7 @@
     │   ├── UnknownSource        404
     │   ├── Unauthenticated      401, one generic body; `reason` is for the operator only
     │   ├── SecretMissing        503: the source has no secret yet
+    │   ├── BodyBroken           400: it ended early, or its chunks are none
     │   ├── TooLarge             413
     │   ├── UnsupportedMedia     415
     │   ├── MalformedPayload     verified but unreadable: quarantined, 202
@@ -63,6 +64,12 @@ class SecretMissing(IntakeError):
     """The source has no secret yet, so nothing can be verified."""
 
     reason = "secret_missing"
+
+
+class BodyBroken(IntakeError):
+    """The body ended before its end, or its chunks cannot be read."""
+
+    reason = "body_broken"
 
 
 class TooLarge(IntakeError):

@@ -33,6 +33,7 @@ _STATUS: dict[type[errors.RelayError], tuple[int, str]] = {
     errors.UnknownSource: (404, "there is no such source"),
     errors.Unauthenticated: (401, "the request could not be authenticated"),
     errors.SecretMissing: (503, "this source is not ready yet"),
+    errors.BodyBroken: (400, "the body did not come whole"),
     errors.TooLarge: (413, "the body is too large"),
     errors.UnsupportedMedia: (415, "the body's type or encoding is not supported"),
     errors.BufferUnavailable: (503, "the event could not be stored now, send it again"),

@@ -54,6 +54,7 @@ class Refusal(TypedDict):
 
 
 _REFUSALS: Final[Mapping[int, Answer]] = {
+    400: told("The body did not come whole, or its chunks cannot be read.", Refusal),
     404: told("There is no such source.", Refusal),
     413: told("The body is too large, as it is or inflated.", Refusal),
     503: later("It cannot be stored now, or the source has no secret yet. Nothing was stored.", Refusal),

@@ -11,6 +11,7 @@ from typing import Any, Final
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from relay import tracing
+from relay.web.reading import Body
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 #: Where the environment of a request says when it began, by the monotonic clock.
@@ -38,6 +39,7 @@ class Requests:
         given = environ.get("HTTP_X_REQUEST_ID")
         id_ = given if given and _PLAIN.fullmatch(given) else f"{random.getrandbits(64):016x}"
         environ[_BEGAN] = time.monotonic()
+        environ["wsgi.input"] = Body(environ["wsgi.input"])
         bind_contextvars(request_id=id_)
         try:
             if tracing.on() and environ["PATH_INFO"].startswith(_TAKERS):

@@ -10,7 +10,7 @@ from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import NEED_DATA, Data, Epilogue, Field, File, MultipartDecoder
 
 from relay.dialect import PushRefused
-from relay.errors import TooLarge
+from relay.errors import BodyBroken, TooLarge
 
 _READ: Final = 65_536
 #: Of a form: bytes that its reader may hold, bytes of a field, parts, and bytes of all that is not the file.
@@ -65,8 +65,8 @@ class Upload:
         while left:
             try:
                 piece: bytes = stream.read(min(_READ, left) if left > 0 else _READ)
-            except (OSError, HTTPException) as error:
-                raise PushRefused(f"the document did not come whole: {type(error).__name__}") from None
+            except (BodyBroken, HTTPException) as error:
+                raise PushRefused(f"the document did not come whole: {error}") from None
             if not piece:
                 if left > 0:
                     raise PushRefused("the document did not come whole")

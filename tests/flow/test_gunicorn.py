@@ -19,6 +19,7 @@ import yaml
 from relay import config as configuration
 from relay.configured import sources_of
 from relay.source import sample_request
+from relay.web.console.gate import FORM_COOKIE
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 100_000
@@ -47,18 +48,14 @@ def relay(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     )
     with redis.Redis.from_url(valkey_url) as client:
         client.flushall()
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "--config",
-            str(ROOT / "deploy/gunicorn.conf.py"),
-            "relay.app:create_app()",
-        ],
-        env={**os.environ, "RELAY_CONFIG": str(settings), "RELAY_DATA": str(folder)},
-        cwd=ROOT,
-    )
+    conf = str(ROOT / "deploy/gunicorn.conf.py")
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "--config", conf, "relay.app:create_app()"],
+            env={**os.environ, "RELAY_CONFIG": str(settings), "RELAY_DATA": str(folder)},
+            cwd=ROOT,
+            stderr=log,
+        )
     for _ in range(200):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
@@ -70,10 +67,12 @@ def relay(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server.wait(40)
 
 
-def ask(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own; status, headers, body."""
+def ask(port: int, raw: bytes, *, end: bool = False) -> tuple[int, dict[str, str], bytes]:
+    """One request on a connection of its own, with `end` all that it will ever send; status, headers, body."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.sendall(raw)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
         data = b""
         while b"\r\n\r\n" not in data:
             more = connection.recv(65_536)
@@ -117,6 +116,34 @@ def test_a_chunked_delivery_is_taken_like_any_other(relay):
 def test_a_chunked_body_over_the_limit_is_413(relay):
     assert post(relay, 2, chunk=5_000, pad=LIMIT)[0] == 413
     assert post(relay, 3, pad=LIMIT)[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        pytest.param("/hooks/shop", b"zz\r\n{}\r\n0\r\n\r\n", id="a size that is none"),
+        pytest.param("/hooks/shop", b"2\r\n{}xx0\r\n\r\n", id="no line end behind a chunk"),
+        pytest.param("/hooks/shop", b"2;\x01\r\n{}\r\n0\r\n\r\n", id="an extension that is none"),
+        pytest.param("/hooks/shop", b"5\r\n{}", id="an end within a chunk"),
+        pytest.param("/hooks/shop", b"2\r\n{}\r\n0\r\nbad trailer\r\n\r\n", id="a trailer that is none"),
+        pytest.param("/console/login", b"zz\r\na=b\r\n0\r\n\r\n", id="a form of the console"),
+    ],
+)
+def test_chunks_that_cannot_be_read_are_400_and_no_error_of_ours(relay, path, body):
+    """Nobody has to sign for this: a traceback for each would let a stranger fill the log."""
+    log = relay[1].with_name("log")
+    before = log.read_text()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nCookie: {FORM_COOKIE}=1\r\n"
+    form = "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+    status, headers, _ = ask(relay[0], f"{head}{form}".encode() + body, end=True)
+    assert (status, "retry-after" in headers) == (400, False)
+    assert '"level": "error"' not in log.read_text().removeprefix(before)
+
+
+def test_a_body_that_ends_early_is_400_and_not_a_wrong_signature(relay):
+    head = b"POST /hooks/shop HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n"
+    status, _, body = ask(relay[0], head + b'{"id":', end=True)
+    assert (status, json.loads(body)) == (400, {"error": "the body did not come whole"})
 
 
 def test_probes_are_answered(relay):
