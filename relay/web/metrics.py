@@ -27,6 +27,7 @@ from relay.buffer import measures
 from relay.errors import RelayError
 from relay.signatures import same
 from relay.telemetry import logger
+from relay.web.declared import TEXT, Answer, Operation, declares
 from relay.web.gauges import Collector
 from relay.web.state import State, state
 
@@ -35,6 +36,7 @@ log = logger("metrics")
 _TAKERS: Final = frozenset({"hooks", "imports", "stitch", "documents"})
 _REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _BEARER: Final = "bearer "
+_CHALLENGE: Final = "WWW-Authenticate"
 #: For so long the last text is good: however many ask, Redis is asked once.
 _GOOD_S: Final = 1.0
 _EVERY_S: Final = 1.0
@@ -137,12 +139,24 @@ def attach(app: Flask, here: State) -> None:
     app.extensions[_KEPT] = Board(here)
 
 
+@declares(
+    Operation(
+        "Operation",
+        {
+            200: Answer("The metrics, with `rowhook_redis_up 0` where Redis is away.", {TEXT: str}),
+            401: Answer("The setting `metrics_token` is not the bearer token.", headers={_CHALLENGE: "Bearer."}),
+        },
+    )
+)
 @bp.get("/metrics")
 def metrics() -> Response:
-    """All metrics, in the text format of Prometheus; 200 with `rowhook_redis_up 0` where Redis is away."""
+    """All metrics, in the text format of Prometheus.
+
+    Anybody may read them, unless the setting `metrics_token` asks for a bearer token.
+    """
     board: Board = current_app.extensions[_KEPT]
     if board.token and not _admits(board.token):
-        return Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        return Response(status=401, headers={_CHALLENGE: "Bearer"})
     return Response(board.text(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 

@@ -21,8 +21,8 @@ from relay import __version__
 from relay.web.declared import JSON, Answer, Operation, declares, operation_of, told
 
 bp = Blueprint("openapi", __name__)
-#: Routes that are no API: pages for people, and figures in a form of their own.
-LEFT_OUT: Final = ("/console", "/metrics", "/favicon.ico")
+#: Routes that are no API: pages for people.
+LEFT_OUT: Final = ("/console", "/favicon.ico")
 _REF: Final = "#/components/schemas/{name}"
 _REFUSED: Final = 400
 _METHODS: Final = ("GET", "PUT", "POST", "DELETE", "PATCH")
