@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from relay import catalogue, recipes
-from relay.buffer import destinations, keys, ledger
+from relay.buffer import destinations, keys, ledger, rates, samples
 from relay.buffer.alarms import maxmemory, standing
 from relay.buffer.bounds import bounds_of
 from relay.buffer.lanes import lane_states
@@ -20,6 +20,7 @@ from relay.kinds import SOURCES, kinds, vendor_of
 from relay.otherhalf import ask_worker
 from relay.records import arrival_instant
 from relay.source import Vendor
+from relay.words import span
 
 
 def register(app: typer.Typer) -> None:
@@ -116,7 +117,7 @@ def tables(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fa
 
 
 def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = False) -> None:
-    """Show the ledger, the lanes and what waits in the buffer."""
+    """Show the ledger, the rates of the last minutes, the lanes and what waits in the buffer."""
     settings = opened(config, data)
     client = buffer(settings)
     account = ledger.read(client)
@@ -128,15 +129,24 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
     routes = [
         {"source": s, "destination": d, "table": t, **states} for (s, d, t), states in account.records.items()
     ]
+    rate = _rates(client)
     if as_json:
         sizes = {source.decode(): int(n) for source, n in held.items()}
-        show({"events": account.events, "records": routes, "lanes": lanes, "bytes": sizes, "alarms": alarms})
+        show({
+            "events": account.events, "records": routes, "rates": rate, "lanes": lanes, "bytes": sizes,
+            "alarms": alarms,
+        })  # fmt: skip
         return
     for source, states in sorted(account.events.items()):
         typer.echo(f"events  {source}: " + ", ".join(f"{n} {state}" for state, n in sorted(states.items())))
     for route in routes:
         numbers = ", ".join(f"{n} {k}" for k, n in sorted(route.items()) if isinstance(n, int))
         typer.echo(f"records {route['table']} to {route['destination']}: {numbers}")
+    if rate is not None:
+        typer.echo(
+            f"rates   {rate['events_in']:.1f} events in and {rate['records_out']:.1f} records out a minute, "
+            f"over the last {span(rate['over_s'])}"
+        )
     for name, state in standings.items():
         typer.echo(f"destination {name}: {destinations.in_words(state)}")
     for name, state in lanes.items():
@@ -147,6 +157,15 @@ def stats(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
         typer.echo(f"waiting {source}: {count} events wait for what they name to be fetched{said}")
     for alarm in alarms:
         typer.echo(f"alarm   {alarm}")
+
+
+def _rates(client: Any) -> dict[str, float] | None:
+    """Events taken and records stored a minute; None where no worker took samples."""
+    found = rates.lately(samples.read(client))
+    if found is None or found.since is None or found.accepted is None or found.stored is None:
+        return None
+    over_s = (found.at - found.since) / 1000
+    return {"events_in": found.accepted, "records_out": found.stored, "over_s": over_s}
 
 
 def tail(

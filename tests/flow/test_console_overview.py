@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 import redis
 import yaml
+from typer.testing import CliRunner
 
 from bench import console as bench
-from relay.buffer import acts, bodies, causes, keys, ledger, measures, samples
+from relay.buffer import acts, bodies, causes, keys, ledger, measures, rates, samples
 from relay.buffer.failures import Failures
+from relay.cli.main import app
 from relay.config import load
 from relay.errors import ConfigInvalid
-from relay.web.console import charts, events, rates
+from relay.web.console import charts, events
 from tests.flow.test_console import PASSWORD, XSS, Browser, Tags, row, text
 from tests.servers.import_case import free_port
 from worker.keeping import Keeper
@@ -168,6 +170,28 @@ def test_the_overview_draws_the_hour_and_the_day_with_words_and_a_table_for_whoe
         assert [name for name, _ in tables] == ["hour", "day"]
         assert all(12 <= table.count('<th scope="row">') <= 13 for _, table in tables)
         assert Tags(page).inert()
+
+
+def test_stats_tells_the_rates_of_the_overview_and_none_where_nobody_measured(me):
+    def stats(*options):
+        return (
+            CliRunner().invoke(app, ["stats", *options, "--config", str(me.path), "--data", str(me.folder)]).stdout
+        )
+
+    assert "rates" not in stats()
+    assert json.loads(stats("--json"))["rates"] is None
+    fill_rings(me.client, samples.read(me.client).now_ms)
+    assert "rates   6.0 events in and 3.0 records out a minute, over the last 1 min\n" in stats()
+    assert json.loads(stats("--json"))["rates"] == {"events_in": 6.0, "records_out": 3.0, "over_s": 60.0}
+
+
+def test_a_counter_that_began_anew_gives_no_rate_and_a_page_all_the_same(me):
+    now_ms = samples.read(me.client).now_ms
+    for n, accepted in ((0, 9), (1, 2)):
+        at = now_ms - (1 - n) * 10_000
+        me.client.hset(keys.SAMPLES_HOUR, str(n), samples._encode(sample(at, accepted)))
+    assert rates.lately(samples.read(me.client)) is None
+    assert "No rate yet" in me.get()
 
 
 def test_the_colours_of_lines_stand_out_from_the_paper_in_the_light_and_in_the_dark(me):

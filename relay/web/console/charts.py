@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
+from relay.buffer.rates import Reading, readings
 from relay.buffer.samples import DAY_S, HOUR_S, SLOT_S, Sample, Samples
-from relay.web.console.rates import Reading, readings
 from relay.words import number, span
 
 WIDTH: Final = 300

@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 from flask import Response, url_for
 
-from relay.buffer import causes, needs, samples
+from relay.buffer import causes, needs, rates, samples
 from relay.buffer.failures import Failures
-from relay.web.console import charts, rates
+from relay.web.console import charts
 from relay.web.console.facts import Facts
 from relay.web.console.gate import bp, here, page
 from relay.web.state import state

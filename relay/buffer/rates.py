@@ -52,11 +52,12 @@ def readings(samples: Sequence[Sample], step_ms: int) -> list[Reading]:
 
 
 def lately(samples: Samples) -> Reading | None:
-    """The last minute and a half; None where nobody took samples in it."""
+    """The last minute and a half; None where nobody took samples in it, or the counters began anew."""
     kept = [sample for sample in samples.hour if samples.now_ms - sample.at <= _LATELY_MS]
     if len(kept) < 2 or samples.now_ms - kept[-1].at > _FRESH_MS:  # noqa: PLR2004 - two ends of a time
         return None
-    return _reading(kept[0], kept[-1])
+    found = _reading(kept[0], kept[-1])
+    return found if found.since is not None else None
 
 
 def _reading(older: Sample | None, newer: Sample) -> Reading:
