@@ -25,8 +25,8 @@ KINDS: Final = ("import", "export")
 DAMAGED: Final = "damaged"
 MOST_DAYS: Final = 3650
 _SHOWN: Final = 12
-#: A table's name in an entry, whose parts `|` and `,` divide.
-_TABLE: Final = re.compile(r"[^|,\s]{1,255}")
+#: A name that a table can have, at whatever API; `|` and `,` divide the parts of an entry.
+_TABLE: Final = re.compile(r"[A-Za-z0-9_]{1,255}")
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -117,7 +117,7 @@ class Registry:
             raise ConfigInvalid(f"a key holds for {MOST_DAYS} days at most, or with 0 until it is revoked")
         for table in tables:
             if not _TABLE.fullmatch(table):
-                raise ConfigInvalid(f"{table[:64]!r} is not a table's name: it has no comma, no space and no |")
+                raise ConfigInvalid(f"{table[:64]!r} is not a table's name: letters, digits and _ make one")
         for network in networks:
             try:
                 ipaddress.ip_network(network)

@@ -641,6 +641,7 @@ def test_a_key_is_shown_once_listed_without_itself_and_revoked(me, caplog):
             {"kind": "export", "client": "1", "tables": "orders|customers"},
             "'orders|customers' is not a table's name",
         ),
+        ({"kind": "import", "client": "1", "tables": "x;y"}, "'x;y' is not a table's name"),
     ],
 )
 def test_a_key_that_cannot_be_is_not_made_and_it_is_said_why(me, fields, why):
