@@ -115,9 +115,13 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class TableInfo(msgspec.Struct, frozen=True):
-    """What `relay tables` shows of one table: live rows, deleted ones, the newest receipt (UTC, ISO 8601)."""
+    """What `relay tables` shows of one table: live rows, deleted ones, the newest receipt (UTC, ISO 8601).
+
+    Its name is as it was given; `at` is what it is called at the destination.
+    """
 
     name: str
+    at: str
     rows: int
     deleted: int
     last_received_at: str | None

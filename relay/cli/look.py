@@ -100,7 +100,7 @@ def kind_of(name: str) -> dict[str, Any]:
 
 
 def tables(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = False) -> None:
-    """List the tables at each destination, with their rows and how long ago the newest came."""
+    """List the tables at each destination: what they are called there, their rows, and when the newest came."""
     settings = opened(config, data)
     found: dict[str, Any] = ask_worker(settings, "tables")
     if as_json:
@@ -110,8 +110,9 @@ def tables(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fa
         if "error" in report:
             typer.echo(f"{destination}: {report['error']}")
         for table in report.get("tables", ()):
+            there = f" (there {table['at']})" if table["at"] != table["name"] else ""
             typer.echo(
-                f"{destination}  {table['name']}: {table['rows']} rows, {table['deleted']} deleted, "
+                f"{destination}  {table['name']}{there}: {table['rows']} rows, {table['deleted']} deleted, "
                 f"newest {table['last_received_at'] or '-'}"
             )
 

@@ -668,6 +668,7 @@ def test_any_table_name_is_taken(place: Harness, name: str) -> None:
     assert deliver(place.open(), row(2, id=1), row(2, id=2), table=table) == [STORED] * 2
     assert deliver(destination, row(1, id=1), table=twin) == [STORED]
     assert {info.name: info.rows for info in destination.tables()} == {name: 2, name + "2": 1}
+    assert all(place.rows(info.at) for info in destination.tables()), "and it is told what they are called"
 
 
 def test_tables_that_differ_in_case_stay_apart(place: Harness) -> None:

@@ -179,6 +179,7 @@ def test_a_table_says_its_columns_its_rows_there_and_its_key(world, destination)
     page = text(world.see("one", destination=destination))
     assert f"{COUNT + 2} deleted rows there 0" in page
     assert "rows there now" in page
+    assert re.search(r'In SQL \S*"erp_things" ', page)
     types = {"warehouse": "big int big column", "pg": "big int big bigint"}
     assert types[destination].removesuffix(" column") in page
     assert ("timestamptz" in page or "timestamp with time zone" in page) == (destination == "pg")

@@ -57,6 +57,21 @@ def test_a_push_is_answered_201_and_becomes_rows(here):
     assert ledger.read(here.client).events["client:12"] == {"accepted": 1, "mapped": 1}
 
 
+def test_a_table_that_cannot_have_its_name_at_the_destination_is_listed_with_the_one_it_has(here):
+    for table in ("_relay_tables", "kiosks", "KIOSKS"):
+        assert here.push(point(1), table).status_code == 201
+    here.drain()
+    found = {
+        one["name"]: one["at"] for one in json.loads(here.run("tables", "--json").stdout)["warehouse"]["tables"]
+    }
+    assert found.pop("_relay_tables") == "x_relay_tables"
+    assert found.keys() == {"kiosks", "KIOSKS"}
+    assert sorted(at.lower() for at in found.values()) == ["kiosks", "kiosks__2"]
+    said = here.run("tables").stdout
+    assert "warehouse  _relay_tables (there x_relay_tables): 1 rows" in said
+    assert said.count("(there ") == 2, "only where it is another"
+
+
 def test_a_bare_object_is_a_point_and_of_equal_keys_the_last_one_counts(here):
     assert here.push(point(1, v="alone")).status_code == 201
     assert here.push([point(2, v="pending"), point(2, v="complete")]).status_code == 201

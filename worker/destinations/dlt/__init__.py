@@ -223,7 +223,7 @@ class Dlt(Destination):
             ((rows, deleted, newest),) = self._ask(f"{_COUNTS} {self._qualified(table['name'])}")
             columns = table["columns"].items()
             types = {n: str(c.get("data_type", "")) for n, c in columns if not n.startswith(("_relay_", "_dlt_"))}
-            found.append(TableInfo(table["name"], rows, deleted, _utc(newest), types))
+            found.append(TableInfo(table["name"], table["name"], rows, deleted, _utc(newest), types))
         return sorted(found, key=lambda info: info.name)
 
     def _consequence(self, error: Exception) -> DeliveryError:

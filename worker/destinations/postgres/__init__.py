@@ -118,7 +118,9 @@ class Postgres(Destination):
             "to_char(max(_relay_received_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') "
             f"FROM {self._db.at(layout.table)}"
         ).fetchone() or (0, 0, None)
-        return TableInfo(name, rows, deleted, newest, {c.name: TYPES[c.kind] for c in layout.columns})
+        return TableInfo(
+            name, layout.table, rows, deleted, newest, {c.name: TYPES[c.kind] for c in layout.columns}
+        )
 
     # --- one batch ----------------------------------------------------------------------------------
 

@@ -114,12 +114,12 @@ class Sqlite(Destination):
     def _info(self, db: sqlite3.Connection, name: str) -> TableInfo:
         layout = read(db, name)
         if layout is None:  # dropped by hand, and made again by the next batch
-            return TableInfo(name, 0, 0, None, {})
+            return TableInfo(name, name, 0, 0, None, {})
         rows, deleted, newest = db.execute(
             "SELECT count(*) - count(_relay_deleted_at), count(_relay_deleted_at), max(_relay_received_at) "
             f"FROM {quoted(layout.table)}"
         ).fetchone()
-        return TableInfo(name, rows, deleted, newest, {c.name: c.kind for c in layout.columns})
+        return TableInfo(name, layout.table, rows, deleted, newest, {c.name: c.kind for c in layout.columns})
 
     # --- one batch ----------------------------------------------------------------------------------
 
