@@ -430,6 +430,18 @@ def test_an_event_in_the_buffer_is_found_and_shown_with_its_rows(me):
     assert "There is no archive" in me.get("events/?in=archive")
 
 
+def test_a_table_of_a_destination_that_was_removed_is_shown_and_no_link_leads_nowhere(me):
+    me.client.hset(keys.LEDGER, mapping={"r|erp|gone|erp_things|stored": 1, "r|client:12|gone|kiosks|stored": 1})
+    me.client.hset(keys.LEDGER, "r|client:12|warehouse|kiosks|stored", 1)
+    for path in ("tables/", "transfers/"):
+        page = me.get(path)
+        assert "gone removed" in text(page)
+        links = re.findall(r'href="/console/(tables/one[^"]*)"', page)
+        assert links
+        for link in links:
+            me.get(html.unescape(link))
+
+
 def test_tables_and_audit_show_the_ledger(me):
     me.post_event(row(1))
     page = text(me.get("tables/"))

@@ -73,7 +73,7 @@ def tables_page() -> Response:
     idle = [one for one in every if not one.routes]
     return page(
         "tables.html", shown=shown[:_SHOWN], more=max(0, len(shown) - _SHOWN), idle=idle[:_SHOWN], named=named,
-        lags=lags(found),
+        lags=lags(found), there=state().config.settings.destinations,
     )  # fmt: skip
 
 

@@ -55,6 +55,7 @@ def transfers_page() -> Response:
     return page(
         "transfers.html", imports=imports, whole=whole, pushes=list(_pushes()), exports=exports[:_EXPORTS],
         found=len(exports), readers=readers, saved=saved, tones=_TONES, cut=_SQL,
+        there=state().config.settings.destinations,
     )  # fmt: skip
 
 
