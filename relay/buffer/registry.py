@@ -20,7 +20,7 @@ import redis as driver
 from relay.buffer import keys
 from relay.errors import ConfigInvalid
 
-KINDS: Final = ("import", "export")
+KINDS: Final = ("import", "export", "admin")
 #: Of a key whose entry a hand damaged: it opens nothing, and can be revoked.
 DAMAGED: Final = "damaged"
 MOST_DAYS: Final = 3650
@@ -33,7 +33,7 @@ class Key(msgspec.Struct, frozen=True):
     """One API key; the key itself is nowhere.
 
     Args:
-        id: SHA-256 of the key, in hex. kind: `import`, `export` or `damaged`; an old `admin` opens nothing.
+        id: SHA-256 of the key, in hex. kind: `import`, `export`, `admin` or `damaged`.
         client: whose it is, 0 for nobody's.
         tables: which it may write, all where empty. networks: from where it may come (CIDR), anywhere where empty.
         name: for people. created_s, expires_s, used_s: seconds since 1970; 0 for never.
@@ -105,13 +105,9 @@ class Registry:
         Raises:
             ConfigInvalid: what it is to be bound to is not what it must be.
         """
-        if kind == "admin":  # nothing asks for such a key
-            raise ConfigInvalid(
-                "an admin key would open nothing: who manages the relay logs in at the console (`relay admin add`)"
-            )
         if kind not in KINDS:
             raise ConfigInvalid(f"there is no kind of key {kind!r}; known: {', '.join(KINDS)}")
-        if client < 1:
+        if kind != "admin" and client < 1:
             raise ConfigInvalid(f"an {kind} key is a client's: it needs a client id, a number from 1")
         if not 0 <= days <= MOST_DAYS:
             raise ConfigInvalid(f"a key holds for {MOST_DAYS} days at most, or with 0 until it is revoked")

@@ -644,7 +644,6 @@ def test_a_key_is_shown_once_listed_without_itself_and_revoked(me, caplog):
     [
         ({"kind": "export", "client": ""}, "is a client"),
         ({"kind": "owner", "client": "1"}, "There is no kind of key"),
-        ({"kind": "admin", "client": ""}, "An admin key would open nothing"),
         ({"kind": "export", "client": "1", "networks": "home"}, "is not an address or a network"),
         ({"kind": "export", "client": "-1"}, "is not a number"),
         ({"kind": "export", "client": "1", "days": "\u0663"}, "is not a number"),
