@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 @group.command("create")
 def create(  # noqa: PLR0913, PLR0917 - options of a command
-    kind: Annotated[str, typer.Option(help="import (it pushes), export (it reads) or admin.")],
+    kind: Annotated[str, typer.Option(help="import (it pushes), export (it reads) or admin (it reads /metrics).")],
     client: Annotated[int, typer.Option(help="The client id that it is used with.")] = 0,
     name: Annotated[str, typer.Option(help="For people.")] = "",
     table: Annotated[

@@ -26,6 +26,7 @@ from redis.client import Pipeline
 
 from relay.app import create_app
 from relay.buffer import keys, ledger, measures, pulse
+from relay.buffer.registry import Registry
 from relay.config import load
 from relay.web import gauges
 from tests.flow.test_delivery import Here, order
@@ -154,7 +155,7 @@ def load_of_all_kinds(running: Running) -> None:
     with ThreadPoolExecutor(8) as pool:
         taken = [*pool.map(lambda n: running.post("erp", n), range(60)), *pool.map(
             lambda n: running.post("crm", n), range(25))]  # fmt: skip
-        # Once more: duplicates. Not of 7, which is buried by then or not yet, and a resend of what failed runs again.
+        # Once more: duplicates. Not of 7, which may be buried by then, and a resend of what failed runs again.
         taken += pool.map(lambda n: running.post("erp", n), range(10, 20))
         taken += pool.map(lambda n: running.post("erp", n, type_="unheard"), range(5))  # ignored
         taken += pool.map(lambda n: running.post("crm", n, body=b'{"id": %d' % n), range(4))  # quarantined
@@ -267,6 +268,20 @@ def test_without_the_token_there_is_nothing_to_see(running):
     for token in ("", "wrong", f"{TOKEN}x", TOKEN[:-1], "t\u00f6ken"):
         status, text = running.scrape(token)
         assert (status, text) == (401, "")
+
+
+def test_an_admin_key_reads_them_until_it_is_revoked_and_no_other_key_does(redis_url, make):
+    web, registry = make(metrics_token=TOKEN), Registry(redis.Redis.from_url(redis_url))
+
+    def read(key: str, address: str = "10.1.2.3") -> int:
+        headers, environment = {"Authorization": f"Bearer {key}"}, {"REMOTE_ADDR": address}
+        return int(web.get("/metrics", headers=headers, environ_base=environment).status_code)
+
+    admin = registry.create("admin", 0, networks=("10.0.0.0/8",))
+    other = registry.create("export", 12)
+    assert (read(TOKEN), read(admin), read(admin, "192.0.2.1"), read(other)) == (200, 200, 401, 401)
+    registry.revoke(registry.find(admin).short)
+    assert read(admin) == 401
 
 
 def test_no_secret_and_nothing_of_an_event_is_shown(running):
