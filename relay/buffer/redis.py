@@ -16,6 +16,7 @@ from redis.retry import Retry
 from relay.errors import BufferUnavailable, ConfigInvalid
 
 _OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
+_ADDRESSES: Final = "write redis://HOST:PORT/0, rediss://HOST:PORT/0 or unix:///PATH"
 Call = Callable[[Sequence[str], Sequence[Any]], Any]
 #: Read once, with the code that calls them: a worker forks for days, and the files beneath it may be upgraded.
 _SCRIPTS: Final = {
@@ -26,16 +27,25 @@ _SCRIPTS: Final = {
 
 
 def connect(url: str, *, timeout_s: float = 2.0, most: int = 64) -> redis.Redis:
-    """A client that fails fast: no retries of its own, since a repeated put would be counted twice."""
-    client: redis.Redis = redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=most,
-        health_check_interval=0,
-        protocol=2,
-    )
+    """A client that fails fast: no retries of its own, since a repeated put would be counted twice.
+
+    Raises:
+        ConfigInvalid: that is no address.
+    """
+    try:
+        client: redis.Redis = redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            max_connections=most,
+            health_check_interval=0,
+            protocol=2,
+        )
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # which knows the options that an address may have
+    except (ValueError, TypeError):  # whose words may hold the password
+        raise ConfigInvalid(f"no address of a Redis (redis_url): {_ADDRESSES}") from None
     return client
 
 

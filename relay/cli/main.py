@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 import typer
+from redis.exceptions import RedisError
 
 from relay import __version__
+from relay.buffer.redis import unavailable
 from relay.cli import (
     admin,
     alerts,
@@ -24,7 +26,7 @@ from relay.cli import (
     run,
     send,
 )  # fmt: skip
-from relay.errors import RelayError
+from relay.errors import BufferUnavailable, RelayError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,8 +51,10 @@ def main() -> None:
     """Run a command; a fault that a person can mend is said in plain words, with exit code 2."""
     try:
         app()
-    except RelayError as error:
-        sys.stderr.write(f"{error}\n")
+    except (RedisError, RelayError) as error:
+        said = unavailable(error) if isinstance(error, RedisError) else error
+        away = isinstance(said, BufferUnavailable) and said.reason == "redis_away"
+        sys.stderr.write(f"{said}{': see whether it runs, and what redis_url says' if away else ''}\n")
         sys.exit(2)
     except BrokenPipeError:  # `relay tail | head`
         sys.stderr.close()

@@ -12,6 +12,7 @@ import typer
 from relay import telemetry
 from relay.buffer.redis import connect
 from relay.config import Config, load
+from relay.errors import ConfigInvalid
 
 ConfigFile = Annotated[
     Path | None,
@@ -41,7 +42,11 @@ def opened(given: Path | None, data: Path) -> Config:
 
 def buffer(config: Config) -> driver.Redis:
     """A client of the buffer."""
-    return connect(config.redis_url(), timeout_s=30)
+    url = config.redis_url()
+    try:
+        return connect(url, timeout_s=30)
+    except ConfigInvalid as error:
+        raise config.fault("redis_url", str(error)) from None
 
 
 def show(value: Any) -> None:

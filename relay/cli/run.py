@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated
@@ -23,13 +24,15 @@ from relay.cli.options import (
 )
 from relay.config import Config
 from relay.configured import sources_of
-from relay.errors import ConfigInvalid, RelayError
+from relay.errors import ConfigInvalid
 from relay.otherhalf import archived_blobs, ask_worker, worker_environment
 
 Discard = Annotated[
     bool, typer.Option("--discard", help="Give up what waits for destinations and sources no longer configured.")
 ]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; default: the settings' own, 8080.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on; default: the settings' own, 8080.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +48,9 @@ def up(
     data: DataDir = DATA,
     port: Port = None,
     redis: Annotated[str | None, typer.Option(help="Use this Redis instead of the embedded one.")] = None,
-    workers: Annotated[int | None, typer.Option(help="RQ workers; default: the settings' own.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=64, help="RQ workers; default: the settings' own.")
+    ] = None,
     discard: Discard = False,
 ) -> None:
     """Run everything on this machine, supervised, until Ctrl-C."""
@@ -53,6 +58,10 @@ def up(
 
     path = config_path(config)
     settings = opened(path, data)
+    if redis is not None:  # an address that is none is said before anything starts
+        connect(redis).close()
+    elif settings.settings.redis_url.get_secret_value():
+        buffer(settings).close()
     code = supervisor.up(
         settings,
         config_path=path,
@@ -60,7 +69,7 @@ def up(
         redis_url=redis,
         workers=workers,
         out=typer.echo,
-        first=(lambda url: _give_up(settings, url)) if discard else None,
+        first=lambda url: _give_up(settings, url) if discard else _leave_nothing(settings, url),
     )
     raise typer.Exit(code)
 
@@ -111,8 +120,8 @@ def check(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
 def _check_redis(config: Config, faults: list[str], warnings: list[str], report: dict[str, str]) -> None:
     try:
         found = inspect(buffer(config), config.settings.durability)
-    except RelayError as error:
-        faults.append(f"Redis: {error}")
+    except ConfigInvalid as error:
+        faults.append(str(error))
     except (RedisError, OSError) as error:
         faults.append(f"Redis: {unavailable(error)}")
     else:
@@ -137,6 +146,15 @@ def _give_up(config: Config, url: str) -> None:
     settings = config.settings
     count = strays.discard(connect(url, timeout_s=30), settings.destinations, settings.sources, fetch)
     typer.echo(f"{count} events given up")
+
+
+def _leave_nothing(config: Config, url: str) -> None:
+    """Refuse settings that leave something behind before any part starts: each of them would say so."""
+    with (
+        contextlib.suppress(RedisError),
+        connect(url, timeout_s=30) as client,
+    ):  # where it is away, parts wait for it
+        strays.refuse(client, config.settings.destinations, config.settings.sources)
 
 
 def _print_check(faults: list[str], warnings: list[str], report: dict[str, str], *, as_json: bool) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 from gunicorn.glogging import Logger
+from redis.exceptions import RedisError
 
 from relay import telemetry
+from relay.buffer.redis import unavailable
 from relay.config import Config, Settings, load
+from relay.errors import RelayError
 from relay.supervisor import cores
 
 APP: Final = "relay.app:create_app()"
@@ -31,6 +35,15 @@ class Log(Logger):  # type: ignore[misc]  # gunicorn has no types
             self.error_log.removeHandler(handler)
         self.error_log.propagate = True
         self.error_log.addFilter(without_query)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """See gunicorn's `Logger`; of what a person can mend, such as settings, the words are enough."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (RelayError, RedisError)):
+            said = unavailable(error) if isinstance(error, RedisError) else error
+            self.error(f"{msg}: %s", *args, said)
+        else:
+            super().exception(msg, *args, **kwargs)
 
 
 def without_query(record: logging.LogRecord) -> bool:

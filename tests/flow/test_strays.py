@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,20 @@ def test_the_workers_refuse_as_well_and_end_with_the_code_for_wrong_settings(her
     monkeypatch.setenv("RELAY_DATA", str(here.folder))
     assert main.main() == 2
     assert "destination second" in capsys.readouterr().err
+
+
+def test_up_says_so_in_one_sentence_before_any_part_starts(here):
+    here.post("erp", ORDER)
+    with pytest.raises(ConfigInvalid):
+        without_second(here)
+    command = [sys.executable, "-m", "relay", "up", "--port", "0", "--data", str(here.folder)]
+    done = subprocess.run(
+        [*command, "--config", str(here.path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "1 events still wait for destination second" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "starting" not in done.stdout
 
 
 def test_once_all_is_delivered_it_can_be_taken_out(here):

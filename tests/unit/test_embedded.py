@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from gunicorn.config import Config as GunicornConfig
 
 from relay.config import Settings, load
 from relay.configured import sources_of
@@ -35,7 +36,7 @@ from relay.supervisor.address import Address
 from relay.supervisor.embedded import Server
 from relay.supervisor.locks import one_supervisor, prepare
 from relay.supervisor.parts import Backoff, Part, ending
-from relay.supervisor.serving import gunicorn_settings, without_query
+from relay.supervisor.serving import Log, gunicorn_settings, without_query
 
 
 def vendor(verify: Verifier | Callable[[Mapping[str, Any]], Verifier], **more: object) -> Vendor:
@@ -247,6 +248,25 @@ def test_a_query_never_reaches_the_log() -> None:
     record = logging.LogRecord("n", 30, "p", 1, "bad %r at %s", ("GET /x?token=abc HTTP/9", "/y?k=abc"), None)
     assert without_query(record)
     assert record.getMessage() == "bad 'GET /x?… HTTP/9' at /y?…"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConfigInvalid("relay.yaml:3: port: no"), "Exception in worker process: relay.yaml:3: port: no"),
+        (redis.ConnectionError("refused"), "Exception in worker process: Redis cannot be reached"),
+    ],
+)
+def test_of_settings_with_which_the_web_part_cannot_start_gunicorn_logs_the_words_alone(
+    error, said, caplog
+) -> None:
+    log = Log(GunicornConfig())
+    try:
+        raise error
+    except type(error):
+        log.exception("Exception in worker process")
+    [record] = caplog.records
+    assert (record.getMessage(), record.levelname, record.exc_info) == (said, "ERROR", None)
 
 
 def test_the_demo_has_a_source_of_each_kind_and_keeps_its_secrets(tmp_path: Path) -> None:
