@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import typer
@@ -16,6 +17,8 @@ from relay.configured import Source
 from relay.errors import ConfigInvalid
 from relay.kinds import kinds
 from relay.records import Request
+
+_PATIENCE_S: Final = 30
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +32,10 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command
     config: ConfigFile = None,
     data: DataDir = DATA,
     source: Annotated[str | None, typer.Option(help="Which source; default: the first of that kind.")] = None,
-    to: Annotated[str | None, typer.Option(help="URL; default: this machine's relay.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="URL, of one without a path its /hooks/SOURCE; default: this machine's relay."),
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Send this body instead of a sample.")] = None,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, each of another object.")] = 1,
     rate: Annotated[float, typer.Option(min=0, help="At most so many a second; 0: as fast as they go.")] = 0,
@@ -45,8 +51,8 @@ def send(  # noqa: PLR0913, PLR0917 - options of a command
             typer.echo(name)
         return
     type_ = type_ or next(iter(samples), "")
-    url = to or f"http://127.0.0.1:{_port(settings)}/hooks/{chosen.name}"
-    _post_all(chosen, url, type_, file, range(start, start + count), rate)
+    url = _address(to or f"http://127.0.0.1:{_port(settings)}", chosen.name)
+    _post_all(chosen, url, type_, _read(file), range(start, start + count), rate)
 
 
 def _choose(config: Config, kind: str, name: str | None) -> Source:
@@ -68,20 +74,47 @@ def _port(config: Config) -> int:
     return int(noted.read_text()) if noted.exists() else config.settings.port
 
 
-def _post_all(source: Source, url: str, type_: str, file: Path | None, numbers: range, rate: float) -> None:
+def _address(url: str, source: str) -> str:
+    """Where to post; of an address that is a relay's own, the source's path there."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # what stands for the port is none
+        usable = False
+    if not usable:
+        raise ConfigInvalid("--to: no address to post to: write http://HOST:PORT, or all of a webhook's address")
+    return url if parts.path.strip("/") else parts._replace(path=f"/hooks/{source}").geturl()
+
+
+def _read(file: Path | None) -> bytes | None:
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(f"{file}: {error.strerror}") from None
+
+
+def _post_all(source: Source, url: str, type_: str, body: bytes | None, numbers: range, rate: float) -> None:
     import requests
 
+    parts = urlsplit(url)
+    at = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no password, and no token of a query
     session = requests.Session()
     session.trust_env = False
     started, refused = time.monotonic(), 0
     for done, n in enumerate(numbers):
         if rate:
             time.sleep(max(0.0, started + done / rate - time.monotonic()))
-        request = _signed(source, url, type_, file, n)
+        request = _signed(source, url, type_, body, n)
         try:
-            answer = session.post(request.url, data=request.body, headers=dict(request.headers), timeout=30)
+            answer = session.post(
+                request.url, data=request.body, headers=dict(request.headers), timeout=_PATIENCE_S
+            )
+        except requests.ReadTimeout:
+            raise ConfigInvalid(f"{at} took the delivery and said nothing within {_PATIENCE_S} s") from None
         except requests.ConnectionError:
-            raise ConfigInvalid(f"nobody answers at {url}: is `relay up` running?") from None
+            raise ConfigInvalid(f"nobody answers at {at}: is `relay up` running?") from None
+        except requests.RequestException as error:
+            raise ConfigInvalid(f"{at}: nothing could be sent ({type(error).__name__})") from None
         refused += answer.status_code >= 300  # noqa: PLR2004 - HTTP
         if len(numbers) <= 20:  # noqa: PLR2004 - more lines than a person reads
             typer.echo(f"{answer.status_code} {answer.text.strip()}")
@@ -91,7 +124,6 @@ def _post_all(source: Source, url: str, type_: str, file: Path | None, numbers: 
         raise typer.Exit(1)
 
 
-def _signed(source: Source, url: str, type_: str, file: Path | None, n: int) -> Request:
-    body = None if file is None else file.read_bytes()
+def _signed(source: Source, url: str, type_: str, body: bytes | None, n: int) -> Request:
     request = configured.signed_sample(source, type_, url, n, time.time_ns(), body=body)
     return msgspec.structs.replace(request, url=url + request.url[len(source.public_url or url) :])
