@@ -7,24 +7,33 @@ setting. What a destination's or a vendor's own block may say is checked by the 
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from relay import alerts, served
 from relay.errors import ConfigInvalid
+from relay.written import BETWEEN, PREFIX, not_json, read, resolve, unknown_overrides, where, worded
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
-_REFERENCE: Final = re.compile(r"\$\{(file:)?([^}]+)\}")
 MIB: Final = 1024 * 1024
 #: Each lane is a drain of its own, and so a connection.
 MOST_LANES: Final = 64
+
+
+def _named(name: str) -> str:
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r} is not a name: a-z, then a-z, 0-9 and _, at most 40")
+    if name == "archive":
+        raise ValueError("the name archive is the relay's own")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_named)]
 
 
 class TableRules(BaseModel):
@@ -93,8 +102,8 @@ class Settings(served.ServedSettings, alerts.AlertSettings, BaseSettings):
     """Everything that `relay.yaml` and `RELAY_*` can say."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RELAY_",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=BETWEEN,
         extra="forbid",
         frozen=True,
         nested_model_default_partial_update=True,
@@ -103,8 +112,8 @@ class Settings(served.ServedSettings, alerts.AlertSettings, BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr(""), description="Redis or Valkey; empty: the embedded one of `relay up` in the data folder."
     )
-    sources: dict[str, SourceSettings] = Field({}, description="Who may post, by name: POST /hooks/<name>.")
-    destinations: dict[str, dict[str, Any]] = Field(
+    sources: dict[Name, SourceSettings] = Field({}, description="Who may post, by name: POST /hooks/<name>.")
+    destinations: dict[Name, dict[str, Any]] = Field(
         {}, description="Where rows go, by name; default: SQLite, DIR/warehouse.db."
     )
     clients: dict[int, ClientSettings] = Field({}, description="Clients of the served APIs, by client id.")
@@ -192,16 +201,6 @@ class Settings(served.ServedSettings, alerts.AlertSettings, BaseSettings):
         """The environment is above the file."""
         return env_settings, init_settings
 
-    @field_validator("sources", "destinations")
-    @classmethod
-    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if not _NAME.match(name):
-                raise ValueError(f"{name!r} is not a name: a-z, then a-z, 0-9 and _, at most 40")
-            if name == "archive":
-                raise ValueError("the name archive is the relay's own")
-        return value
-
 
 class Config:
     """Settings together with where they were written.
@@ -222,7 +221,7 @@ class Config:
 
     def where(self, setting: str) -> str:
         """`relay.yaml:12: sources.shopify.to`, as far as it is known."""
-        return _where(self.path, self._lines, setting)
+        return where(self.path, self._lines, setting)
 
     def lanes(self, destination: str) -> int:
         """How many drains serve a destination at once.
@@ -269,14 +268,17 @@ def load(path: Path | None, data_dir: Path) -> Config:
         path = demo
     lines: dict[str, int] = {}
     warnings: list[str] = []
-    raw = _read(path, lines) if path is not None else {}
-    raw = _resolve(raw, "", path, lines, warnings)
+    raw = read(path, lines) if path is not None else {}
+    if unknown := unknown_overrides(raw, Settings.model_fields):
+        raise ConfigInvalid("\n".join(f"environment, {name}: unknown setting" for name in unknown))
+    raw = resolve(raw, "", path, lines, warnings)
     try:
         settings = Settings(**raw)
     except ValidationError as error:
-        raise ConfigInvalid("\n".join(_faults(error, path, lines))) from None
-    except ValueError as error:  # pydantic-settings: an override that is not JSON
-        raise ConfigInvalid(f"environment: {error}") from None
+        faults = (f"{where(path, lines, setting)}: {said}" for setting, said in worded(error))
+        raise ConfigInvalid("\n".join(faults)) from None
+    except SettingsError as error:
+        raise ConfigInvalid(not_json(error)) from None
     config = Config(_with_defaults(settings), path, data_dir, lines, warnings)
     _check_routes(config)
     _check_clients(config)
@@ -320,80 +322,3 @@ def _check_clients(config: Config) -> None:
                 raise config.fault(
                     f"clients.{number}.to", f"there is no destination {destination!r}; known: {', '.join(known)}"
                 )
-
-
-def _faults(error: ValidationError, path: Path | None, lines: Mapping[str, int]) -> Iterator[str]:
-    for fault in error.errors(include_url=False, include_input=False):
-        setting = ".".join(str(part) for part in fault["loc"])
-        message = "unknown setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        yield f"{_where(path, lines, setting)}: {message}"
-
-
-def _where(path: Path | None, lines: Mapping[str, int], setting: str) -> str:
-    probe = setting
-    while probe and probe not in lines:
-        probe = probe.rpartition(".")[0]
-    at = f"{path}:{lines[probe]}" if probe else str(path or "environment")
-    return f"{at}: {setting}" if setting else at
-
-
-def _read(path: Path, lines: dict[str, int]) -> dict[str, Any]:
-    try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigInvalid(f"{at}: not YAML: {getattr(error, 'problem', error)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"{path}: cannot be read: {error}") from None
-    if node is None:
-        return {}
-    _mark(node, "", path, lines)
-    value = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    if not isinstance(value, dict):
-        raise ConfigInvalid(f"{path}:1: settings are a mapping, such as `sources:`")
-    return value
-
-
-def _mark(node: yaml.Node, at: str, path: Path, lines: dict[str, int]) -> None:
-    lines.setdefault(at, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = f"{at}.{key.value}" if at else str(key.value)
-            if place in lines:
-                raise ConfigInvalid(
-                    f"{path}:{key.start_mark.line + 1}: {place}: written twice, first in line {lines[place]}"
-                )
-            lines[place] = key.start_mark.line + 1
-            _mark(value, place, path, lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _mark(value, f"{at}.{index}", path, lines)
-
-
-def _resolve(value: Any, at: str, path: Path | None, lines: Mapping[str, int], warnings: list[str]) -> Any:
-    if isinstance(value, dict):
-        return {k: _resolve(v, f"{at}.{k}" if at else str(k), path, lines, warnings) for k, v in value.items()}
-    if isinstance(value, list):
-        found = [_resolve(v, f"{at}.{i}", path, lines, warnings) for i, v in enumerate(value)]
-        return [v for v in found if v is not None] if at.endswith(".secrets") else found
-    if not isinstance(value, str) or "${" not in value:
-        return value
-    missing = [m[0] for m in _REFERENCE.finditer(value) if _lookup(m) is None]
-    if missing:
-        message = f"{_where(path, lines, at)}: {missing[0]} is not set"
-        if ".secrets" in at:
-            # The vendor may show the secret only after the URL is registered, so the source starts without it.
-            warnings.append(message)
-            return None if at.rpartition(".")[2].isdigit() else []
-        raise ConfigInvalid(message)
-    return _REFERENCE.sub(lambda m: _lookup(m) or "", value)
-
-
-def _lookup(match: re.Match[str]) -> str | None:
-    if match[1]:
-        try:
-            return Path(match[2]).read_text(encoding="utf-8").strip() or None
-        except OSError:
-            return None
-    return os.environ.get(match[2]) or None

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Collection
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 GIB: Final = 1024**3
+#: How a statement begins that only reads, after comments; what else it may not, its destination refuses.
+_READS: Final = re.compile(
+    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|values|table)\b", re.IGNORECASE | re.DOTALL
+)
 
 
 class SavedQuery(BaseModel):
@@ -20,6 +25,13 @@ class SavedQuery(BaseModel):
     destination: str = Field("", description="Where it is run; default: the only one.")
     owner: str = Field("", description="E-mail address that is shown as its owner's.")
     presentation: str = Field("table", description="What is shown as its presentation type.")
+
+    @field_validator("sql")
+    @classmethod
+    def _reads(cls, value: str) -> str:
+        if not _READS.match(value):
+            raise ValueError("a saved query only reads: write one SELECT")
+        return value
 
 
 class ServedSettings(BaseModel):

@@ -32,6 +32,7 @@ from relay.dispatch import Bell
 from relay.errors import ConfigInvalid, DeliveryError, RelayError, Transient
 from relay.records import partition_of
 from relay.telemetry import logger
+from relay.written import worded
 from worker import forget as erasing
 from worker.archive import Archive, Wanted
 from worker.delivery import Courier
@@ -96,15 +97,7 @@ def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
     try:
         settings = cls.Settings.model_validate(block)
     except ValidationError as error:
-        faults = [
-            str(
-                config.fault(
-                    ".".join([at, *map(str, f["loc"])]),
-                    "unknown setting" if f["type"] == "extra_forbidden" else f["msg"],
-                )
-            )
-            for f in error.errors(include_url=False, include_input=False)
-        ]
+        faults = (str(config.fault(f"{at}.{setting}", said)) for setting, said in worded(error))
         raise ConfigInvalid("\n".join(faults)) from None
     if other := _same_place(config, name, settings):
         raise config.fault(
@@ -156,7 +149,7 @@ def check(config: Config) -> list[str]:
         try:
             destination.ping()
         except DeliveryError as error:
-            faults.append(f"destination {name}: {error}")
+            faults.append(str(config.fault(f"destinations.{name}", str(error))))
         finally:
             destination.close()
     return faults

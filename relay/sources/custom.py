@@ -22,6 +22,7 @@ from relay.expressions import Expression, whole, yes
 from relay.recipes import Recipe, Sampled
 from relay.records import Event, Record, Request, Table, decode_json, encode_json
 from relay.source import Reply, Sample, Vendor
+from relay.written import worded
 
 #: Rows, set members included, that one event may become; events that one delivery may hold.
 MAX_ROWS: Final = 10_000
@@ -308,7 +309,7 @@ def build(settings: Mapping[str, Any], recipe: Recipe | None = None) -> Vendor:
     try:
         checked = Settings.model_validate(dict(settings) if recipe is None else recipe.under(settings))
     except ValidationError as error:
-        raise Misdescribed(*_faults(error)) from None
+        raise Misdescribed(*worded(error)) from None
     envelope, reply = _Envelope(checked), checked.reply
     vendor = Vendor(
         title=recipe.title if recipe else "Custom",
@@ -334,9 +335,3 @@ def build(settings: Mapping[str, Any], recipe: Recipe | None = None) -> Vendor:
 
 def _maker(sampled: Sampled) -> Callable[[int, int], Sample]:
     return lambda n, now: Sample(sampled.made(n, now), sampled.headers, sampled.content_type)
-
-
-def _faults(error: ValidationError) -> Iterator[tuple[str, str]]:
-    for fault in error.errors(include_url=False, include_input=False):
-        said = "unknown setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-        yield ".".join(str(part) for part in fault["loc"]), said.removeprefix("Value error, ")

@@ -63,7 +63,7 @@ class Relay:
                                "owner": "anna@example.com", "presentation": "bar"},
             "endless": {"sql": f"{ENDLESS} SELECT max(n) FROM t"},
             "two": {"sql": "SELECT 1; DELETE FROM shop_orders"},
-            "writes": {"sql": "DELETE FROM shop_orders RETURNING id"},
+            "writes": {"sql": "WITH one AS (SELECT 1) DELETE FROM shop_orders RETURNING id"},
             "exact": {"sql": "SELECT 9007199254740993 AS big, '19.90' AS total, NULL AS none, 1 AS none"},
         }  # fmt: skip
         self.path = folder / "relay.yaml"

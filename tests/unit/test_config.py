@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,21 +46,27 @@ def everything(path: Path):
             "there is no destination 'mars'; known: warehouse",
         ),
         ("sources:\n  shop:\n    kind: shopify\n    colour: red\n", 4, "colour: unknown setting of kind shopify"),
-        ("sources:\n  Shop: {kind: shopify}\n", 1, "'Shop' is not a name"),
+        ("sources:\n  Shop-1: {kind: shopify}\n", 2, "sources.Shop-1: 'Shop-1' is not a name"),
         ("destinations:\n  w: {kind: oracle}\n", 2, "there is no kind 'oracle'; known: dlt, import_api"),
         ("destinations:\n  w:\n    kind: sqlite\n    colour: red\n", 4, "destinations.w.colour: unknown setting"),
         (
             "destinations:\n  lake:\n    kind: dlt\n    warehouse: duckdb\n    lanes: 2\n",
             5,
-            "destinations.lake.lanes: Value error, must be 1: dlt merges through one staging table",
+            "destinations.lake.lanes: must be 1: dlt merges through one staging table",
         ),
         (
             "destinations:\n  a: {kind: dlt, warehouse: duckdb}\n  b: {kind: dlt, warehouse: duckdb, lanes: 1}\n",
             2,
             "destinations.a.dataset: destination b writes there; each of kind dlt needs its own",
         ),
-        ("destinations:\n  archive: {kind: sqlite}\n", 1, "the name archive is the relay's own"),
+        ("destinations:\n  archive: {kind: sqlite}\n", 2, "the name archive is the relay's own"),
         ("linger_ms: soon\n", 1, "linger_ms"),
+        ("trusted_proxies:\n  10.0.0.0/33\n", 1, "trusted_proxies: '10.0.0.0/33' does not appear to be"),
+        (
+            "figures:\n  f:\n    sql: DELETE FROM x\n",
+            3,
+            "figures.f.sql: a saved query only reads: write one SELECT",
+        ),
         ("sources: [\n", 2, "not YAML"),
         ("- a\n", 1, "settings are a mapping"),
         (
@@ -110,6 +117,62 @@ def test_secrets_come_from_the_environment_and_from_files_and_an_unset_one_is_a_
 def test_the_environment_is_above_the_file(write, monkeypatch):
     monkeypatch.setenv("RELAY_LINGER_MS", "7")
     assert load(write("linger_ms: 5\n"), Path()).settings.linger_ms == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RELAY_WEB_WORKERS", "0", "environment, RELAY_WEB_WORKERS: web_workers: Input should be greater than"),
+        ("RELAY_SOURCES", "hush", "environment, RELAY_SOURCES: not JSON"),
+        ("RELAY_SOURCES__SHOP__REDACT", "hush", "environment, RELAY_SOURCES__SHOP__REDACT: sources.shop.redact: "),
+        (
+            "RELAY_SOURCES__shop__kind",
+            "who",
+            "environment, RELAY_SOURCES__shop__kind: sources.shop.kind: there is no",
+        ),
+        ("RELAY_NOSUCH", "hush", "environment, RELAY_NOSUCH: unknown setting"),
+        ("RELAY_PROT__X", "hush", "environment, RELAY_PROT__X: unknown setting"),
+    ],
+)
+def test_a_fault_of_the_environment_names_the_variable_and_not_what_it_holds(
+    write, monkeypatch, variable, value, said
+):
+    path = write("web_workers: 2\nsources:\n  shop:\n    kind: shopify\n")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigInvalid) as fault:
+        everything(path)
+    assert str(fault.value).startswith(said)
+    assert "hush" not in str(fault.value)
+
+
+def test_a_fault_of_the_file_is_not_blamed_on_a_variable_that_says_something_else(write, monkeypatch):
+    monkeypatch.setenv("RELAY_SOURCES", '{"other": {"kind": "shopify"}}')
+    path = write("sources:\n  shop:\n    kind: nobody\n")
+    with pytest.raises(ConfigInvalid, match=r"relay.yaml:3: sources.shop.kind: there is no kind"):
+        everything(path)
+
+
+def test_variables_that_the_file_refers_to_and_that_the_product_reads_are_no_settings(write, monkeypatch):
+    for name in ("RELAY_SHOP_SECRET", "RELAY_CONFIG", "RELAY_DATA", "RELAY_LISTEN_FD"):
+        monkeypatch.setenv(name, "x")
+    config = everything(write("sources:\n  shop: {kind: shopify, secrets: ['a${RELAY_SHOP_SECRET}']}\n"))
+    assert sources_of(config)["shop"].secrets == ("ax",)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/proc/nope/x.db", "/proc/nope: No such file or directory"), ("/", "/: unable to open database file")],
+)
+def test_a_destination_that_cannot_be_used_is_a_fault_with_its_line(write, path, said):
+    config = everything(write(f"destinations:\n  w: {{kind: sqlite, path: {path}}}\n"))
+    assert jobs.check(config) == [f"{config.path}:2: destinations.w: {said}"]
+
+
+@pytest.mark.parametrize(
+    "sql", ["select 1", " -- of a\n/* b */ (SELECT 1)", "WITH a AS (SELECT 1) SELECT * FROM a"]
+)
+def test_a_saved_query_that_reads_may_begin_in_any_way(write, sql):
+    assert everything(write(f"figures:\n  f:\n    sql: {json.dumps(sql)}\n"))
 
 
 def test_a_missing_file_and_a_missing_redis_are_said_in_a_sentence(tmp_path):

@@ -286,10 +286,10 @@ class Sqlite(Destination):
             self.close()
 
     def _consequence(self, error: Exception) -> DeliveryError:
-        words = f"{self._path.name}: {error}"
         if isinstance(error, OSError):
+            words = f"{error.filename or self._path}: {error.strerror or error}"
             return Refused(words) if isinstance(error, (PermissionError, NotADirectoryError)) else Transient(words)
-        code = getattr(error, "sqlite_errorcode", 1) & 0xFF
+        words, code = f"{self._path.name or self._path}: {error}", getattr(error, "sqlite_errorcode", 1) & 0xFF
         if code in _TRANSIENT:
             locked = code in {5, 6}
             return Transient(words, reason="locked" if locked else "file", unknown=self._committing and not locked)
