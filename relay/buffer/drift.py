@@ -50,6 +50,13 @@ class Finding(msgspec.Struct, array_like=True):
     last: int
     rows: int = 0
 
+    @property
+    def instead(self) -> str:
+        """What came, and what its column takes, in words."""
+        if self.found != self.declared:
+            return f"{self.found} where {self.declared} is expected"
+        return "int, larger than 64 bits" if self.found == "int" else f"{self.found} that its column cannot hold"
+
 
 class Account(msgspec.Struct, array_like=True):
     """What is known of one table.

@@ -55,14 +55,16 @@ def map_(
 ) -> None:
     """Print the rows that a payload becomes and store nothing; exit 1 where it would be quarantined."""
     chosen = _chosen(opened(config, data), source)
-    headers = dict(_pair(line, ":") for line in header or ())
-    asked = dict(_pair(line, "=") for line in query or ())
+    headers = dict(_pair(line, ":", "--header: write it as NAME: VALUE") for line in header or ())
+    asked = dict(_pair(line, "=", "--query: write it as NAME=VALUE") for line in query or ())
     try:
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise ConfigInvalid(f"{file}: {error.strerror}") from None
     found = outcome(chosen, _request(chosen, {"headers": headers, "query": asked}, body), type_)
     typer.echo(_shown({"source": source, **found}))
+    if any(not event["type"] for event in found.get("events", ())):
+        typer.echo("no type, so no rows: give --type, or --header with the one that says it", err=True)
     raise typer.Exit(1 if _quarantined(found) else 0)
 
 
@@ -249,8 +251,10 @@ def _chosen(config: Config, name: str) -> Source:
     return sources[name]
 
 
-def _pair(line: str, mark: str) -> tuple[str, str]:
-    name, _, value = line.partition(mark)
+def _pair(line: str, mark: str, form: str) -> tuple[str, str]:
+    name, found, value = line.partition(mark)
+    if not found or not name.strip():
+        raise ConfigInvalid(form)
     return name.strip(), value.strip()
 
 

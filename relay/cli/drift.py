@@ -145,7 +145,7 @@ def _say_table(found: Report) -> None:
             f"and in none of {gone.rows_since} rows since"
         )
     for one in found.changed:
-        typer.echo(f"    changed: {_plain(one.name)}, {one.found} where {one.declared} is expected; {_times(one)}")
+        typer.echo(f"    changed: {_plain(one.name)}, {one.instead}; {_times(one)}")
     if found.undeclared:
         fields = ", ".join(f"{_plain(one.name)} ({one.found})" for one in found.undeclared)
         typer.echo(f"    undeclared since the first rows: {fields}")

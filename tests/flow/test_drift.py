@@ -104,6 +104,13 @@ def test_a_type_that_changes_is_shown_and_the_row_is_stored_all_the_same(here):
     assert here.sql("SELECT total__text FROM erp_orders WHERE id = 2") == [('{"amount":"12.50"}',)]
 
 
+def test_of_a_whole_number_that_is_too_large_for_its_column_just_that_is_said(here):
+    here.order(10**38)
+    here.drain()
+    assert brief(here.table()["changed"]) == [("id", "int", "int", 1)]
+    assert "changed: id, int, larger than 64 bits; 1 rows" in here.words()
+
+
 def test_a_column_that_vanishes_is_shown_and_is_gone_from_it_once_it_comes_back(here, monkeypatch):
     monkeypatch.setattr(judged, "VANISHED_ROWS", 20)
     monkeypatch.setattr(judged, "VANISHED_GAPS", 1)

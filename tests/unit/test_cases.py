@@ -96,6 +96,27 @@ def test_map_says_where_an_event_cannot_be_mapped(home: Path) -> None:
     assert event["quarantined"].endswith("orders[1]: column placed_at (placed): not a time")
 
 
+def test_map_says_that_a_body_has_no_type_where_a_header_would_say_it(home: Path) -> None:
+    settings = yaml.safe_load((home / "relay.yaml").read_text())
+    settings["sources"]["shop"] = {"kind": "shopify"}
+    (home / "relay.yaml").write_text(yaml.safe_dump(settings))
+    (home / "order.json").write_text('{"id": 1, "updated_at": "2026-11-01T00:00:00Z"}')
+    bare = run("map", "shop", "order.json")
+    assert json.loads(bare.stdout)["events"][0]["records"] == []
+    assert bare.stderr == "no type, so no rows: give --type, or --header with the one that says it\n"
+    for more in (("--type", "orders/create"), ("--header", "X-Shopify-Topic: orders/create")):
+        typed = run("map", "shop", "order.json", *more)
+        assert json.loads(typed.stdout)["events"][0]["records"]
+        assert typed.stderr == ""
+
+
+@pytest.mark.parametrize("option", ["--header=nocolon", "--header=: value", "--query=nothing"])
+def test_map_ignores_no_header_and_no_query_that_is_written_wrong(home: Path, option: str) -> None:
+    error = run("map", "leads", "lead.json", option).exception
+    assert isinstance(error, ConfigInvalid)
+    assert str(error).startswith(f"{option.partition('=')[0]}: write it as NAME")
+
+
 def test_map_knows_only_what_is_configured(home: Path) -> None:
     for args in (("map", "nosuch", "lead.json"), ("map", "erp", "nosuch.json")):
         assert isinstance(run(*args).exception, ConfigInvalid)
