@@ -247,7 +247,7 @@ class Config:
         if found.exists():
             return found.read_text().strip()
         raise ConfigInvalid(
-            f"no Redis: set RELAY_REDIS_URL, or start `relay up` (no embedded server has run in {self.data_dir})"
+            f"no Redis: set RELAY_REDIS_URL, or start `relay up` (no embedded server runs in {self.data_dir})"
         )
 
 

@@ -91,7 +91,10 @@ def retry(failures: Failures, chosen: Iterable[Failure], sources: Mapping[str, S
         packed = failures.event(arrival)
         source = sources.get(group[0].source)
         if packed is None or source is None:
-            again.failed.update((i, "the event, or its source, is no longer there") for i in ids)
+            what = (
+                "its event is no longer there" if packed is None else f"{group[0].source} is no longer configured"
+            )
+            again.failed.update(dict.fromkeys(ids, what))
             continue
         try:
             mapped = remapped(source, packed, codec, only=destination)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -16,7 +16,7 @@ from relay.records import arrival_instant
 
 group = typer.Typer(no_args_is_help=True, help="What failed and is kept: quarantined events and dead letters.")
 
-Blame = Annotated[str | None, typer.Option(help="Only of this blame: vendor, mapping or destination.")]
+Blame = Annotated[Literal["vendor", "mapping", "destination"] | None, typer.Option(help="Only of this blame.")]
 OfSource = Annotated[str | None, typer.Option("--source", help="Only of this source.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only of this event type.")]
 Destination = Annotated[str | None, typer.Option(help="Only refused by this destination.")]
@@ -59,7 +59,8 @@ def list_(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """List what failed, and whose fault it is."""
     wanted = Filter(blame, source, type_, destination, reason)
-    found = [f for f in Failures(buffer(opened(config, data))).every() if wanted.fits(f)]
+    failures = Failures(buffer(opened(config, data)))
+    found = [f for f in failures.every() if wanted.fits(f)]
     if as_json:
         show(msgspec.to_builtins(found))
         return
@@ -70,7 +71,8 @@ def list_(  # noqa: PLR0913, PLR0917 - options of a command
             f"{failure.id}  {at}  {failure.source} {failure.type}{where}  [{failure.blame}] {failure.reason}"
         )
     if not found:
-        typer.echo("nothing failed")
+        others = failures.first(1)[0]
+        typer.echo("nothing that failed is of that kind: list it without filters" if others else "nothing failed")
 
 
 @group.command("show")

@@ -41,6 +41,8 @@ def list_(config: ConfigFile = None, data: DataDir = DATA, as_json: AsJson = Fal
             f"{run.id}  client {run.client}, import {run.import_id}, {run.document_type} {run.file_name}: "
             f"{run.status}, {run.completed} taken, {run.erroneous} refused{why}"
         )
+    if not runs:
+        typer.echo("nothing was imported, or nothing of it is kept any more")
 
 
 @group.command("cancel")

@@ -11,8 +11,10 @@ import redis
 import yaml
 from typer.testing import CliRunner
 
+from relay import jobs
 from relay.app import create_app
 from relay.buffer import keys, ledger
+from relay.buffer.failures import Failures
 from relay.buffer.lanes import Lane, Settlement
 from relay.cli.main import app
 from relay.config import load
@@ -29,7 +31,7 @@ class Shop:
         self.url = url
         self.write(RIGHT)
 
-    def write(self, table):
+    def write(self, table, name="erp"):
         source = {
             "kind": "custom",
             "secrets": ["k"],
@@ -40,7 +42,7 @@ class Shop:
             "redis_url": self.url,
             "linger_ms": 0,
             "archive_days": 0,
-            "sources": {"erp": {**source, "tables": [table]}},
+            "sources": {name: {**source, "tables": [table]}},
         }
         self.path.write_text(yaml.safe_dump(settings))
 
@@ -140,6 +142,27 @@ def test_nothing_is_retried_or_discarded_without_being_named(shop):
             shop.run("dead", command)
     with pytest.raises(Exception, match="there is no failure"):
         shop.run("dead", "retry", "1" * 16)
+
+
+def test_a_list_that_filters_leave_empty_does_not_say_that_nothing_failed(shop):
+    assert shop.run("dead", "list").stdout == "nothing failed\n"
+    shop.post(b"{")
+    assert shop.run("dead", "list", "--source", "nosuch").stdout.startswith("nothing that failed is of that kind")
+    refused = shop.run("dead", "list", "--blame", "nobody")
+    assert refused.exit_code == 2
+    assert "vendor" in refused.stderr
+
+
+def test_a_retry_says_which_is_gone_the_source_or_the_event(shop):
+    taken = shop.post(b"{")
+    shop.write(RIGHT, name="other")
+    done = shop.run("dead", "retry", "--all")
+    assert (done.exit_code, done.stdout.splitlines()[0]) == (1, f"{taken['id']}: erp is no longer configured")
+    failures = Failures(shop.client)
+    (failure,) = failures.every()
+    shop.client.delete(keys.EVENTS)
+    again = jobs.retry(failures, [failure], {})
+    assert again.failed == {taken["id"]: "its event is no longer there"}
 
 
 def test_a_resend_of_a_buried_event_runs_again(shop):

@@ -87,3 +87,8 @@ def test_send_does_not_wait_for_ever_for_a_receiver_that_says_nothing(said, monk
         at = f"http://127.0.0.1:{silent.getsockname()[1]}"
         code, found = said(f"send shopify --to {at}")
     assert (code, found) == (2, f"{at}/hooks/shop took the delivery and said nothing within 0.1 s\n")
+
+
+def test_a_list_of_no_imports_is_not_an_empty_answer(said, monkeypatch, redis_url):
+    monkeypatch.setenv("RELAY_REDIS_URL", redis_url)
+    assert said("imports list") == (0, "nothing was imported, or nothing of it is kept any more\n")
