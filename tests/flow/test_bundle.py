@@ -106,7 +106,7 @@ def clean(files: dict[str, str]) -> dict[str, Any]:
 
 
 def test_a_bundle_holds_what_a_report_needs_and_nothing_that_was_planted(redis_url, tmp_path, monkeypatch):
-    monkeypatch.setenv("RELAY_METRICS_TOKEN", "hdrSecret")
+    monkeypatch.setenv("RELAY_PLANTED", "hdrSecret")
     relay = planted(redis_url, tmp_path)
     done = bundle(tmp_path, relay.path)
     assert done.exit_code == 0, done.output
@@ -116,7 +116,7 @@ def test_a_bundle_holds_what_a_report_needs_and_nothing_that_was_planted(redis_u
     found = clean(files)
     assert set(files) - set(found) == {"README.txt", "metrics.txt", "valkey.log"}
     assert all(name in done.output for name in files)
-    assert "RELAY_METRICS_TOKEN" in found["versions.json"]["environment"]
+    assert "RELAY_PLANTED" in found["versions.json"]["environment"]
     assert found["settings.json"]["destinations"]["mbi"]["kind"] == "import_api"
     assert found["settings.json"]["max_body_bytes"] == 10 * 1024 * 1024
     assert found["ledger.json"]["events"]["erp"]["quarantined"] == 2

@@ -130,8 +130,6 @@ def test_the_environment_is_above_the_file(write, monkeypatch):
             "who",
             "environment, RELAY_SOURCES__shop__kind: sources.shop.kind: there is no",
         ),
-        ("RELAY_NOSUCH", "hush", "environment, RELAY_NOSUCH: unknown setting"),
-        ("RELAY_PROT__X", "hush", "environment, RELAY_PROT__X: unknown setting"),
     ],
 )
 def test_a_fault_of_the_environment_names_the_variable_and_not_what_it_holds(
@@ -152,11 +150,19 @@ def test_a_fault_of_the_file_is_not_blamed_on_a_variable_that_says_something_els
         everything(path)
 
 
+def test_a_variable_that_looks_like_a_setting_and_is_none_is_warned_of_and_stops_nothing(write, monkeypatch):
+    for name in ("RELAY_NOSUCH", "RELAY_PROT__X"):
+        monkeypatch.setenv(name, "hush")
+    said = [f"environment, {name}: unknown setting" for name in ("RELAY_NOSUCH", "RELAY_PROT__X")]
+    assert everything(write("web_workers: 2\n")).warnings == said
+
+
 def test_variables_that_the_file_refers_to_and_that_the_product_reads_are_no_settings(write, monkeypatch):
     for name in ("RELAY_SHOP_SECRET", "RELAY_CONFIG", "RELAY_DATA", "RELAY_LISTEN_FD"):
         monkeypatch.setenv(name, "x")
     config = everything(write("sources:\n  shop: {kind: shopify, secrets: ['a${RELAY_SHOP_SECRET}']}\n"))
     assert sources_of(config)["shop"].secrets == ("ax",)
+    assert config.warnings == []
 
 
 @pytest.mark.parametrize(
