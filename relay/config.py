@@ -269,7 +269,7 @@ def load(path: Path | None, data_dir: Path) -> Config:
     lines: dict[str, int] = {}
     warnings: list[str] = []
     raw = read(path, lines) if path is not None else {}
-    # No fault: a cluster sets variables that nobody asked for, such as RELAY_PORT_80_TCP for a service of that name.
+    # No fault: a cluster sets variables that nobody asked for, such as RELAY_PORT_80_TCP for a service `relay`.
     warnings += (f"environment, {n}: unknown setting" for n in unknown_overrides(raw, Settings.model_fields))
     raw = resolve(raw, "", path, lines, warnings)
     try:
