@@ -42,7 +42,7 @@ def poison(on: Stage) -> None:
         on.post(thing(f"13{attack}", name=attack, type=attack), **{**sent, "X-Delivery": f"d{attack}"})
         on.post(thing(n), source="crm", **sent)
         Accounts(on.buffer).note("erp", 1, attack, "secret", attack)
-        Registry(on.buffer).create("export", 3, name=attack, tables=[attack.replace(" ", "/")])
+        Registry(on.buffer).create("export", 3, name=attack)
     on.command("pause", "lake", "--why", " ".join(ATTACKS))
     on.send("shop")
     eventually(lambda: on.records("mbi")["dead"] >= len(ATTACKS), "rows are refused in the attacker's words")

@@ -463,7 +463,7 @@ def test_markup_in_anything_that_others_wrote_is_shown_and_not_run(me):
     me.client.hset(keys.destination("warehouse"), mapping={"paused": XSS})
     me.client.hset(keys.lane("warehouse/0/1"), "why", XSS)
     me.client.hset(keys.LEDGER, f"e|{XSS.replace('|', '')}|accepted", 1)
-    Registry(me.client).create("export", 3, name=XSS, tables=[XSS.replace(" ", "/")])
+    Registry(me.client).create("export", 3, name=XSS)
     failures = re.findall(r"failures/group/\w+", me.get("failures/"))
     assert len(failures) == 2
     ones = re.findall(r'failures/one\?id=[^"]+', "".join(me.get(group) for group in failures))
