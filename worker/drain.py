@@ -19,7 +19,9 @@ Read = Callable[[Sequence[Claimed]], Any]
 Deliver = Callable[[Any, Standing], Settlement]
 log = logger("drain")
 #: How long an idle drain keeps its lane warm, and how long a busy one keeps a worker.
-IDLE_S, SLICE_S, SHARED_SLICE_S = 2.0, 30.0, 2.0
+IDLE_S, SLICE_S = 2.0, 30.0
+#: The same where jobs of other lanes wait; to begin a job costs some hundredths of a second, so not at once either.
+SHARED_IDLE_S, SHARED_SLICE_S = 0.3, 2.0
 #: How often an idle drain looks, and how often it looks for new sources.
 LOOK_S, SOURCES_S = 0.02, 0.5
 #: For how long a drain waits for a Redis that went away, and how often it looks.
@@ -171,6 +173,14 @@ class Ahead:
         """Give the lane back, see `Lane.finish`."""
         return self.lane.finish(self.lane.sources(), self.pace.linger_ms, even_if_due=even_if_due)
 
+    def give_way(self) -> bool:
+        """Give the lane back; whether something is due in it.
+
+        Where nothing is, whoever puts something there rings. A job for nothing would only hold up the others, and
+        bring forth the next one.
+        """
+        return not self.finish() and self.finish(even_if_due=True)
+
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
@@ -207,8 +217,7 @@ def _serve(
         while True:
             now = time.monotonic()
             if stopping() or now - started > SLICE_S or (now - started > SHARED_SLICE_S and others_wait()):
-                ahead.finish(even_if_due=True)
-                return True
+                return ahead.give_way()
             found = ahead.take(PROBE_EVENTS if standing.probing else MOST_EVENTS)
             if found is None:  # the ticker rings once it is resumed
                 ahead.finish(even_if_due=True)
@@ -224,7 +233,8 @@ def _serve(
                     ahead.finish(even_if_due=True)
                     return False
                 continue
-            if now - busy > IDLE_S and ahead.finish():
+            idle = now - busy > IDLE_S or (now - started > SHARED_IDLE_S and others_wait())
+            if idle and ahead.finish():
                 return False
             time.sleep(min(found, LOOK_S) if found > 0 else LOOK_S)
     finally:

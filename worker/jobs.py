@@ -266,7 +266,7 @@ def drain(lane_name: str) -> None:
     finally:
         tracing.finish()
     if again:
-        bell.ring(lane_name)
+        bell.ring_again(lane_name)
     elif lane.destination != ARCHIVE:
         with contextlib.suppress(RedisError, OSError):  # only those who ask for the state of things miss it
             note_update(client, lane.name, began)

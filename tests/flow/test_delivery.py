@@ -13,7 +13,7 @@ from relay.buffer.accept import Bounds, Delivery, Front, Offer
 from relay.buffer.destinations import pause, resume
 from relay.buffer.failures import Letter
 from relay.buffer.fences import Fences
-from relay.buffer.lanes import Lane, Watch
+from relay.buffer.lanes import Lane, Settlement, Watch
 from relay.records import Codec, Meta, Record, Table, encode_json
 from tests.servers import import_server as api
 from worker.delivery import Courier
@@ -311,6 +311,25 @@ def test_a_drain_that_lives_takes_nothing_more_once_its_destination_is_paused(he
     here.drain()
     assert here.live() == [1, 2]
     assert ledger.audit(here.client, deep=True) == []
+
+
+@pytest.mark.parametrize("waits", [0, 3], ids=["an empty lane", "a lane with more"])
+def test_a_drain_that_gives_way_asks_for_another_only_where_something_is_due(here, monkeypatch, waits):
+    """Else there are ever more jobs for lanes with nothing in them, where there are more lanes than workers."""
+    lane, settled = Lane(here.client, "mbi/0/1", "mine"), []
+
+    def deliver(work, _standing):
+        settled.extend(one.arrival for one in work)
+        monkeypatch.setattr("worker.drain.SHARED_SLICE_S", -1.0)  # its time is over
+        for n in range(waits):
+            here.put(order(n))
+        counts = {"r|s|mbi|s_orders|pending": -len(work), "r|s|mbi|s_orders|stored": len(work)}
+        return Settlement({"s": [one.arrival for one in work]}, [], [], counts, {})
+
+    first = here.put(order(9))
+    again = drain(lane, list, deliver, pace=Pace(0, 1), stopping=bool, others_wait=lambda: True)
+    assert (again, settled) == (waits > 0, [first])
+    assert here.client.hget(keys.lane("mbi/0/1"), "holder") == b"", "the lane is given back"
 
 
 def test_a_dead_letter_says_whose_it_is():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -101,6 +102,7 @@ def test_a_request_leaves_nothing_bound_even_where_its_application_fails():
 
     for given, kept in (("mine", True), ("not mine", False)):
         environ = {"HTTP_X_REQUEST_ID": given, "PATH_INFO": "/hooks/x", "REQUEST_METHOD": "POST"}
+        environ["wsgi.input"] = io.BytesIO()
         with pytest.raises(ZeroDivisionError):
             Requests(app)(environ, lambda *_: None)
         assert (seen[-1]["request_id"] == given) is kept
