@@ -20,7 +20,7 @@ Deliver = Callable[[Any, Standing], Settlement]
 log = logger("drain")
 #: How long an idle drain keeps its lane warm, and how long a busy one keeps a worker.
 IDLE_S, SLICE_S = 2.0, 30.0
-#: The same where jobs of other lanes wait; to begin a job costs some hundredths of a second, so not at once either.
+#: The same where jobs of other lanes wait; beginning a job costs some hundredths of a second, so not at once.
 SHARED_IDLE_S, SHARED_SLICE_S = 0.3, 2.0
 #: How often an idle drain looks, and how often it looks for new sources.
 LOOK_S, SOURCES_S = 0.02, 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 
@@ -84,15 +85,17 @@ class Shop:
         lane.settle(Settlement({"shop": [one.arrival]}, [], [(one.arrival, item.position, letter)], counts, {}))
         lane.finish(["shop"], 0, even_if_due=True)
 
-    def audit(self):
+    def run(self, *command):
         from typer.testing import CliRunner
 
         from relay.cli.main import app
 
-        result = CliRunner().invoke(
-            app, ["audit", "--deep", "--config", str(self.path), "--data", str(self.folder)]
-        )
+        return CliRunner().invoke(app, [*command, "--config", str(self.path), "--data", str(self.folder)])
+
+    def audit(self):
+        result = self.run("audit", "--deep")
         assert not result.exception or isinstance(result.exception, SystemExit), result.exception
+        self.beside = result.stderr
         return result.exit_code, result.stdout
 
     def sql(self, statement):
@@ -128,6 +131,10 @@ SABOTAGE = {
         lambda s: s.sql("DELETE FROM shop_order_lines WHERE rowid = (SELECT min(rowid) FROM shop_order_lines)"),
         "of shop_order_lines at warehouse is missing",
     ),
+    "a row of a table that has a dead letter": (
+        lambda s: s.sql("DELETE FROM shop_orders WHERE rowid = (SELECT min(rowid) FROM shop_orders)"),
+        "of shop_orders at warehouse is missing",
+    ),
     "a destination's value": (
         lambda s: s.sql(
             "UPDATE shop_order_lines SET quantity = 99 WHERE rowid = (SELECT min(rowid) FROM shop_order_lines)"
@@ -145,17 +152,15 @@ def test_a_whole_relay_balances_to_begin_with(shop):
     assert shop.audit() == (0, "the ledger balances\n")
 
 
-@pytest.mark.parametrize("what", SABOTAGE)
-def test_sabotage_is_named(shop, what):
-    """Each strike is undone afterwards, so that the next one stands alone."""
+@contextlib.contextmanager
+def undone(shop):
+    """What is struck is undone afterwards, so that the next strike stands alone."""
     before = {k: shop.client.dump(k) for k in shop.client.keys("*")}
     kept = (shop.folder / "warehouse.db").read_bytes()
     wal = shop.folder / "warehouse.db-wal"
     kept_wal = wal.read_bytes() if wal.exists() else None
-    strike, words = SABOTAGE[what]
     try:
-        strike(shop)
-        code, text = shop.audit()
+        yield
     finally:
         shop.client.flushall()
         for key, dump in before.items():
@@ -165,6 +170,24 @@ def test_sabotage_is_named(shop, what):
         (shop.folder / "warehouse.db-shm").unlink(missing_ok=True)
         if kept_wal is not None:
             wal.write_bytes(kept_wal)
+
+
+@pytest.mark.parametrize("what", SABOTAGE)
+def test_sabotage_is_named(shop, what):
+    strike, words = SABOTAGE[what]
+    with undone(shop):
+        strike(shop)
+        code, text = shop.audit()
     assert code == 1
     assert words in text
     assert shop.audit()[0] == 0
+
+
+def test_where_records_were_given_up_it_is_said_how_many_rows_differ(shop):
+    with undone(shop):
+        shop.run("dead", "discard", "--all", "--yes")
+        shop.sql("DELETE FROM shop_orders WHERE rowid = (SELECT min(rowid) FROM shop_orders)")
+        assert shop.audit() == (0, "the ledger balances\n")
+        said = shop.beside
+    assert "rows at warehouse, table shop_orders were not compared: " in said
+    assert "1 records were given up there" in said
