@@ -122,8 +122,9 @@ class _Sent:
         self.versions[item.key] = item.version
         if not self.keep_rows:
             return item
-        if item.op == "gone":
-            item = msgspec.structs.replace(item, data={**self.rows.get(item.key, {}), **item.data})
+        if item.op != "row":  # a deletion often comes with little of the row: what it lacks is as it last was
+            said = {name: value for name, value in item.data.items() if value is not None}
+            item = msgspec.structs.replace(item, data={**item.data, **self.rows.get(item.key, {}), **said})
         self.rows[item.key] = item.data
         return item
 

@@ -15,7 +15,7 @@ from tests.flow.test_parking import drain
 from tests.servers.mediarithmics import Mediarithmics, drop
 from worker.destinations.mediarithmics import api
 
-PEOPLE = {
+PEOPLE: dict[str, Any] = {
     "table": "people",
     "key": ["id"],
     "columns": {"id": "id", "email": "email"},
@@ -40,12 +40,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mediarithmics]:
         yield running
 
 
-def relay(url: str, folder: Path, server: Mediarithmics, tables: dict[str, Any]) -> Here:
+def relay(
+    url: str, folder: Path, server: Mediarithmics, tables: dict[str, Any], people: dict[str, Any] = PEOPLE
+) -> Here:
     dmp = {
         "kind": "mediarithmics", "url": server.url, "datamart_id": 1502, "token": server.token, "tables": tables,
         "timeout_s": 5, "unknown_hold_s": 5,
     }  # fmt: skip
-    sources = {"erp": {**ERP, "tables": [PEOPLE, VISITS]}}
+    sources = {"erp": {**ERP, "tables": [people, VISITS]}}
     return Here(url, folder, sources=sources, destinations={"dmp": dmp})
 
 
@@ -53,10 +55,12 @@ def person(n: int, second: int, kind: str = "person", **data: Any) -> dict[str, 
     return {"type": kind, "id": n, "at": f"2026-11-01T00:00:{second:02d}Z", **data}
 
 
+@pytest.mark.parametrize("columns", [{}, {"at": "at"}], ids=["with its key alone", "with some of the row"])
 def test_a_deleted_row_is_deleted_by_the_address_that_it_last_had(
-    redis_url: str, tmp_path: Path, server: Mediarithmics
+    redis_url: str, tmp_path: Path, server: Mediarithmics, columns: dict[str, str]
 ) -> None:
-    here = relay(redis_url, tmp_path, server, {"erp_people": PROFILE})
+    people = {**PEOPLE, "columns": {**PEOPLE["columns"], **columns}}
+    here = relay(redis_url, tmp_path, server, {"erp_people": PROFILE}, people)
     here.post("erp", person(1, 1, email="old@x.org"))
     here.post("erp", person(1, 2, email="new@x.org"))
     here.drain()
