@@ -97,7 +97,7 @@ def settings_of(config: Config, name: str) -> tuple[type[Destination], Any]:
     try:
         settings = cls.Settings.model_validate(block)
     except ValidationError as error:
-        faults = (str(config.fault(f"{at}.{setting}", said)) for setting, said in worded(error))
+        faults = (str(config.fault(f"{at}.{setting}".rstrip("."), said)) for setting, said in worded(error))
         raise ConfigInvalid("\n".join(faults)) from None
     if other := _same_place(config, name, settings):
         raise config.fault(
