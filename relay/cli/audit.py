@@ -45,7 +45,7 @@ def audit(
         show({"balanced": not faults, "faults": faults, **({"unseen": unseen} if unseen else {})})
     else:
         for name, why in unseen.items():
-            typer.echo(f"rows at {name} were not compared: {why}", err=True)
+            typer.echo(f"rows at {name} were not judged: {why}", err=True)
         for fault in faults:
             typer.echo(fault)
         typer.echo("the ledger does not balance" if faults else "the ledger balances")
@@ -55,7 +55,8 @@ def audit(
 def _rows(config: Config, client: driver.Redis, destination: str, unseen: dict[str, str]) -> Iterator[str]:
     """Rows at a destination that are not as the archived events that were delivered there left them.
 
-    What was given up of a table is on the ledger, without its keys: it is said how many rows differ, as no fault.
+    What was given up of a table, or sent again, is on the ledger without its keys: of such a table it is only said
+    how many rows differ.
     """
     if config.settings.archive_days == 0:
         return
@@ -76,8 +77,8 @@ def _rows(config: Config, client: driver.Redis, destination: str, unseen: dict[s
     for table, count in differ.items():
         if given_up[table]:
             unseen[f"{destination}, table {table}"] = (
-                f"{count} differ, and {given_up[table]} records were given up there (`relay dead discard`): which "
-                "rows those would have written, nobody remembers"
+                f"{count} differ, and {given_up[table]} records were given up or sent again there (`relay dead`), "
+                "whose keys nobody remembers"
             )
 
 
