@@ -10,11 +10,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from relay.buffer.refused import Accounts
-from relay.buffer.registry import Registry
 from tests.browser.conftest import introduced
 from tests.browser.people import Person
 from tests.browser.places import places
 from tests.browser.stage import Stage, stage, thing
+from tests.flow.test_console import plant_key
 from tests.oracle.machine import eventually
 from tests.servers.import_server import refuse
 
@@ -42,7 +42,7 @@ def poison(on: Stage) -> None:
         on.post(thing(f"13{attack}", name=attack, type=attack), **{**sent, "X-Delivery": f"d{attack}"})
         on.post(thing(n), source="crm", **sent)
         Accounts(on.buffer).note("erp", 1, attack, "secret", attack)
-        Registry(on.buffer).create("export", 3, name=attack)
+        plant_key(on.buffer, attack)
     on.command("pause", "lake", "--why", " ".join(ATTACKS))
     on.send("shop")
     eventually(lambda: on.records("mbi")["dead"] >= len(ATTACKS), "rows are refused in the attacker's words")

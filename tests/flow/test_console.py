@@ -455,6 +455,13 @@ def test_tables_and_audit_show_the_ledger(me):
 # --- what is shown is inert --------------------------------------------------------------------------------
 
 
+def plant_key(client, markup):
+    """A key with markup in its name and, as none is made any more, in its tables: an old one, or by a hand."""
+    key = id_of(Registry(client).create("export", 3, name=markup, tables=["planted"]))
+    entry = client.hget(keys.API_KEYS, key).decode()
+    client.hset(keys.API_KEYS, key, entry.replace("planted", markup.replace(" ", "/")))
+
+
 def test_markup_in_anything_that_others_wrote_is_shown_and_not_run(me):
     me.post_event({"type": XSS, "name": XSS}, **{"X-Delivery": XSS})
     me.post_event(row(XSS, name=XSS, type=XSS))
@@ -463,7 +470,7 @@ def test_markup_in_anything_that_others_wrote_is_shown_and_not_run(me):
     me.client.hset(keys.destination("warehouse"), mapping={"paused": XSS})
     me.client.hset(keys.lane("warehouse/0/1"), "why", XSS)
     me.client.hset(keys.LEDGER, f"e|{XSS.replace('|', '')}|accepted", 1)
-    Registry(me.client).create("export", 3, name=XSS)
+    plant_key(me.client, XSS)
     failures = re.findall(r"failures/group/\w+", me.get("failures/"))
     assert len(failures) == 2
     ones = re.findall(r'failures/one\?id=[^"]+', "".join(me.get(group) for group in failures))
